@@ -1,0 +1,58 @@
+# One word each. `make` alone prints them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format types imports kernel unit chaos lock clean
+
+help: ## print these words
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## install everything into .venv; run nothing
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "OpenStream needs Python 3.11 or newer: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(STAMP)
+
+run: setup ## Valkey, PostgreSQL and one node on this machine; Ctrl-C ends all three
+	@exec $(BIN)/openstream dev $(ARGS)
+
+test: lint types imports kernel unit ## everything that must hold before a commit
+
+lint: setup ## ruff: format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup ## let ruff mend what it can
+	$(BIN)/ruff check --fix-only --exit-zero --quiet .
+	$(BIN)/ruff format .
+
+types: setup ## mypy, strict, sources and tests
+	$(BIN)/mypy --package openstream_runtime --package supervisors --package openstream_http --package openstream_ops
+	$(BIN)/mypy tests
+
+imports: setup ## who may import whom
+	$(BIN)/lint-imports
+
+kernel: setup ## the kernel's tests, on asyncio and trio; every branch must be covered
+	$(BIN)/python -m coverage run --source supervisors -m pytest tests/supervisors
+	$(BIN)/python -m coverage report --show-missing --fail-under 100
+
+unit: setup ## every other test (ARGS="-k name" narrows them)
+	$(BIN)/python -m pytest -m "not chaos" --ignore tests/supervisors $(ARGS)
+
+chaos: setup ## the longer tests of what happens when something breaks
+	$(BIN)/python -m pytest -m chaos $(ARGS)
+
+lock: ## resolve pyproject.toml again into requirements.txt, with hashes and without addresses (needs uv)
+	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.txt --quiet
+
+clean: ## forget .venv and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

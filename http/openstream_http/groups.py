@@ -1,0 +1,203 @@
+"""Consumer groups: make, look at, read, ack, claim, reset, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from quart import Blueprint, Response, request
+
+from openstream_http import limits, schemas
+from openstream_http.access import permits
+from openstream_http.auth import Role
+from openstream_http.bodies import read_json
+from openstream_http.connection import Receipt, promise
+from openstream_http.edge import edge
+from openstream_http.openapi import describes
+from openstream_http.problems import invalid
+from openstream_http.rendering import JSON, handed_out, json_response
+from openstream_runtime.domain.errors import InvalidRequest
+from openstream_runtime.domain.names import check_consumer, check_group
+from openstream_runtime.domain.positions import Position
+from openstream_runtime.gateway.results import Handout
+from openstream_runtime.ports import GroupPartition
+
+_GROUPS = "/v1/topics/<topic>/groups"
+_GROUP = f"{_GROUPS}/<group>"
+
+groups = Blueprint("groups", __name__)
+_CREATE = schemas.decoder_of(schemas.GroupRequest)
+_READ = schemas.decoder_of(schemas.ReadRequest)
+_ACK = schemas.decoder_of(schemas.AckRequest)
+_CLAIM = schemas.decoder_of(schemas.ClaimRequest)
+_RESET = schemas.decoder_of(schemas.ResetRequest)
+
+
+@groups.post(_GROUPS)
+@permits(Role.ADMIN)
+@describes(
+    "groups",
+    request=schemas.GroupRequest,
+    responses={200: schemas.GroupAnswer, 201: schemas.GroupAnswer},
+    problems=(409, 503),
+)
+async def create_group(topic: str) -> Response:
+    """Create a group on every partition of a topic.
+
+    Begins at `start_id` (`$` when neither is given) or at `start_ms`. One that exists is left as it is: 200.
+    """
+    asked = await read_json(_CREATE)
+    name = _named(check_group, asked.group, "group")
+    start_id = _start_id(asked.start_id, asked.start_ms)
+    if start_id is None and asked.start_ms is None:
+        start_id = "$"
+    done = await edge().gateway.create_group(topic, name, start_id=start_id, start_ms=asked.start_ms)
+    answer = schemas.GroupAnswer(topic, name, done.partitions, done.created)
+    if done.is_new:
+        return json_response(answer, 201, {"Location": f"/v1/topics/{topic}/groups/{name}"})
+    return json_response(answer)
+
+
+@groups.get(_GROUPS)
+@permits(Role.CONSUMER)
+@describes("groups", responses={200: schemas.GroupList}, problems=(503,))
+async def list_groups(topic: str) -> Response:
+    """The groups of a topic."""
+    names = await edge().gateway.groups(topic)
+    return json_response(schemas.GroupList(topic, [schemas.GroupName(name) for name in names]))
+
+
+@groups.get(_GROUP)
+@permits(Role.CONSUMER)
+@describes("groups", responses={200: schemas.GroupDescription}, problems=(503,))
+async def describe_group(topic: str, group: str) -> Response:
+    """Where a group stands on each partition."""
+    found = [_partition(one) for one in await edge().gateway.describe_group(topic, group)]
+    lags = [one.lag for one in found if one.lag is not None]
+    lag = sum(lags) if len(lags) == len(found) else None
+    pending = sum(one.pending for one in found)
+    return json_response(schemas.GroupDescription(topic, group, pending, lag, found))
+
+
+@groups.delete(_GROUP)
+@permits(Role.ADMIN)
+@describes("groups", responses={204: None}, problems=(503,))
+async def delete_group(topic: str, group: str) -> Response:
+    """Delete a group and what it had pending."""
+    await edge().gateway.delete_group(topic, group)
+    return Response(status=204)
+
+
+@groups.post(f"{_GROUP}/read")
+@permits(Role.CONSUMER)
+@describes("groups", request=schemas.ReadRequest, responses={200: schemas.ReadAnswer}, problems=(409, 429, 503))
+async def read(topic: str, group: str) -> Response:
+    """Read as a consumer of a group, waiting up to `block_ms` for the first event.
+
+    Any node serves any consumer. Events of a client that is gone before its answer are given to the next reader.
+    """
+    asked = await read_json(_READ)
+    consumer = _named(check_consumer, asked.consumer, "consumer")
+    partitions = _distinct(asked.partitions)
+    handout = await edge().gateway.read(
+        topic, group, consumer, count=asked.count, block_ms=asked.block_ms, partitions=partitions
+    )
+    return _hand_over(handout, topic, group, consumer, claimed=False)
+
+
+@groups.post(f"{_GROUP}/claim")
+@permits(Role.CONSUMER)
+@describes("groups", request=schemas.ClaimRequest, responses={200: schemas.ClaimAnswer}, problems=(409, 429, 503))
+async def claim(topic: str, group: str) -> Response:
+    """Take over events that other consumers hold for longer than `min_idle_ms`."""
+    asked = await read_json(_CLAIM)
+    consumer = _named(check_consumer, asked.consumer, "consumer")
+    partitions = _distinct(asked.partitions)
+    handout = await edge().gateway.claim(
+        topic, group, consumer, min_idle_ms=asked.min_idle_ms, count=asked.count, partitions=partitions
+    )
+    return _hand_over(handout, topic, group, consumer, claimed=True)
+
+
+@groups.post(f"{_GROUP}/ack")
+@permits(Role.CONSUMER)
+@describes("groups", request=schemas.AckRequest, responses={200: schemas.Acked}, problems=(503,))
+async def ack(topic: str, group: str) -> Response:
+    """Acknowledge events; acking again is no error."""
+    asked = await read_json(_ACK)
+    items: dict[int, list[Position]] = {}
+    for index, item in enumerate(asked.items):
+        positions = items.setdefault(item.partition, [])
+        for place, redis_id in enumerate(item.redis_ids):
+            positions.append(_position(redis_id, "items", index, "redis_ids", place))
+    if sum(map(len, items.values())) > limits.MAX_EVENTS:
+        raise invalid(f"expected at most {limits.MAX_EVENTS} ids in all", "items")
+    acked = await edge().gateway.ack(topic, group, items)
+    return json_response(schemas.Acked(topic, group, acked))
+
+
+@groups.post(f"{_GROUP}/reset")
+@permits(Role.ADMIN)
+@describes("groups", request=schemas.ResetRequest, responses={200: schemas.ResetAnswer}, problems=(409, 503))
+async def reset(topic: str, group: str) -> Response:
+    """Move a group to another place; what it had pending is dropped and counted."""
+    asked = await read_json(_RESET)
+    start_id = _start_id(asked.start_id, asked.start_ms)
+    if start_id is None and asked.start_ms is None:
+        raise invalid("expected start_id or start_ms", "start_id")
+    done = await edge().gateway.reset(
+        topic, group, start_id=start_id, start_ms=asked.start_ms, partitions=_distinct(asked.partitions)
+    )
+    return json_response(
+        schemas.ResetAnswer(topic, group, done.start_id, done.updated_partitions, done.discarded_pending)
+    )
+
+
+def _hand_over(handout: Handout, topic: str, group: str, consumer: str, *, claimed: bool) -> Response:
+    """The answer with the events, which also says what became of them. No await between here and the handout."""
+    try:
+        receipt = Receipt(handed_out(topic, group, consumer, handout.deliveries, claimed), handout)
+    except BaseException:
+        handout.give_back()
+        raise
+    promise(request._get_current_object(), receipt.settle)  # type: ignore[attr-defined]
+    response = Response(receipt, content_type=JSON)
+    response.content_length = len(receipt.data)
+    return response
+
+
+def _partition(found: GroupPartition) -> schemas.GroupPartitionAnswer:
+    return schemas.GroupPartitionAnswer(
+        found.partition,
+        str(found.last_delivered),
+        found.pending,
+        found.lag,
+        found.lag_ms,
+        [schemas.ConsumerAnswer(one.name, one.pending, one.idle_ms) for one in found.consumers],
+    )
+
+
+def _start_id(start_id: str | None, start_ms: int | None) -> str | None:
+    if start_id is None:
+        return None
+    if start_ms is not None:
+        raise invalid("start_id and start_ms exclude each other", "start_ms")
+    return start_id if start_id == "$" else str(_position(start_id, "start_id"))
+
+
+def _position(text: str, *at: str | int) -> Position:
+    try:
+        return Position.parse(text)
+    except InvalidRequest as error:
+        raise invalid(error.detail, *at) from None
+
+
+def _named(check: Callable[[str], str], name: str, field: str) -> str:
+    try:
+        return check(name)
+    except InvalidRequest as error:
+        raise invalid(error.detail, field) from None
+
+
+def _distinct(partitions: Sequence[int] | None) -> list[int] | None:
+    """Each partition once, in the order asked for."""
+    return None if partitions is None else list(dict.fromkeys(partitions))

@@ -1,0 +1,31 @@
+"""How much of anything a request may hold, and the types that say so."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from openstream_runtime.domain.topics import MAX_PARTITIONS
+
+MAX_EVENTS = 5_000
+MAX_KEY_BYTES = 1_024
+MAX_TYPE_CHARS = 200
+MAX_HEADERS = 64
+MAX_HEADER_BYTES = 8_192
+MAX_BLOCK_MS = 30_000
+#: Exact in every JSON parser, JavaScript's too; in milliseconds it is the year 287396.
+MAX_INTEGER = 2**53
+DAY_S = 86_400
+
+PartitionCount = Annotated[int, Meta(ge=1, le=MAX_PARTITIONS)]
+PartitionNumber = Annotated[int, Meta(ge=0, lt=MAX_PARTITIONS)]
+Partitions = Annotated[list[PartitionNumber], Meta(min_length=1, max_length=MAX_PARTITIONS)]
+Milliseconds = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+Count = Annotated[int, Meta(ge=1, le=MAX_EVENTS)]
+EventId = Annotated[str, Meta(max_length=41, description="opaque: hand it back as it came")]
+StartId = Annotated[
+    str, Meta(max_length=41, description="`$` new events only, `0-0` everything retained, or an event id")
+]
+Name = Annotated[str, Meta(description="1 to 200 of A-Z a-z 0-9 . _ -")]
+Consumer = Annotated[str, Meta(description="1 to 200 printable characters")]

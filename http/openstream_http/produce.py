@@ -1,0 +1,115 @@
+"""POST /v1/topics/{topic}/events: one JSON body, or one event a line."""
+
+from __future__ import annotations
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from openstream_http import limits, schemas
+from openstream_http.access import permits
+from openstream_http.auth import Role
+from openstream_http.bodies import JSON, decode, media_type, read_json
+from openstream_http.connection import StreamedResponse, promise
+from openstream_http.edge import edge
+from openstream_http.ndjson import HELD_BYTES, LineProducer
+from openstream_http.openapi import describes
+from openstream_http.problems import INVALID, Problem, invalid
+from openstream_http.rendering import placed, produced, raw_response
+from openstream_runtime.domain.errors import Overloaded, Unavailable
+from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.gateway.results import Ack
+
+LINES = ("application/x-ndjson", "application/jsonl")
+
+produce = Blueprint("produce", __name__)
+_REQUEST = schemas.decoder_of(schemas.ProduceRequest)
+_EVENT = schemas.decoder_of(schemas.Event)
+
+
+@produce.post("/v1/topics/<topic>/events")
+@permits(Role.PRODUCER)
+@describes(
+    "produce",
+    request=schemas.ProduceRequest,
+    lines=schemas.Event,
+    query=schemas.ProduceQuery,
+    responses={200: schemas.Produced},
+    problems=(409, 429, 503),
+)
+async def append(topic: str) -> Response:
+    """Append events.
+
+    An unknown topic is created, with `partitions` or the node's default. Events with the same `partition_key` share a
+    partition and keep their order; events without one share a partition that changes from request to request.
+    All of a request is appended or the problem says what was. As NDJSON (one event a line, `partitions` and `ack` in
+    the query) there is no limit to the number of events; a problem then says `appended`, how many are in, and `line`.
+    """
+    kind = media_type(JSON, *LINES)
+    query = _query()
+    if kind != JSON:
+        return await _append_lines(topic, query)
+    if request.query_string:
+        raise invalid("in a JSON body, partitions and ack are fields of the body", "query")
+    asked = await read_json(_REQUEST)
+    now_ms = edge().clock.now_ms()
+    events = [new_event(event, now_ms, "events", index) for index, event in enumerate(asked.events)]
+    try:
+        done = await edge().gateway.produce(topic, events, partitions=asked.partitions, ack=asked.ack)
+    except (Overloaded, Unavailable) as error:
+        error.facts.setdefault("outcome", "not_stored")
+        raise
+    return raw_response(produced(done.topic, done.partitions, [placed(done.results)]))
+
+
+@produce.after_request
+async def count(response: Response) -> Response:
+    if (meter := edge().meter) is not None:
+        meter.ingest_request(str(response.status_code))
+    return response
+
+
+def new_event(event: schemas.Event, now_ms: int, *at: str | int) -> NewEvent:
+    """An event that the decoder accepted, with what the decoder cannot check; Problem 422 below `at`."""
+    if not event.event_type.isprintable():
+        raise invalid("expected printable characters", *at, "event_type")
+    key = event.partition_key
+    if key is not None and not key.isascii() and len(key.encode()) > limits.MAX_KEY_BYTES:
+        raise invalid(f"expected at most {limits.MAX_KEY_BYTES} bytes", *at, "partition_key")
+    headers = None
+    if event.headers:
+        headers = msgspec.json.encode(event.headers)
+        if len(headers) > limits.MAX_HEADER_BYTES:
+            raise invalid(f"expected at most {limits.MAX_HEADER_BYTES} bytes in all", *at, "headers")
+    return NewEvent(
+        event_type=event.event_type,
+        partition_key=key,
+        payload=bytes(event.payload),  # a copy: a slice would keep the whole body alive
+        timestamp_ms=now_ms if event.timestamp_ms is None else event.timestamp_ms,
+        headers=headers,
+    )
+
+
+def _query() -> schemas.ProduceQuery:
+    try:
+        return msgspec.convert(request.args.to_dict(), schemas.ProduceQuery, strict=False)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        raise Problem(INVALID, f"query: {message}", errors=[{"loc": ["query"], "msg": message}]) from None
+
+
+def _event_of_line(line: bytes, number: int) -> NewEvent:
+    """One line as an event; Problem 400, 422."""
+    return new_event(decode(_EVENT, line), edge().clock.now_ms())
+
+
+async def _append_lines(topic: str, query: schemas.ProduceQuery) -> Response:
+    producer = LineProducer(
+        edge().gateway, topic, partitions=query.partitions, ack=query.ack or Ack.APPENDED, parse=_event_of_line
+    )
+    promise(request._get_current_object(), producer.close)  # type: ignore[attr-defined]
+    with edge().bodies.hold(HELD_BYTES) as hold:
+        await producer.consume(hold)
+    length, body = producer.answer()
+    response = StreamedResponse(body, content_type=JSON)
+    response.content_length = length
+    return response

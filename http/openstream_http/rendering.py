@@ -1,0 +1,85 @@
+"""Answers: JSON made once, with payloads and headers of events spliced in as the bytes they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from quart import Response
+
+from openstream_http.problems import Problem
+from openstream_runtime.domain.events import Delivery
+from openstream_runtime.domain.positions import Position
+
+JSON = "application/json"
+
+
+@lru_cache(maxsize=10_000)
+def text(value: str) -> bytes:
+    """A string as JSON. Event types and keys repeat."""
+    return msgspec.json.encode(value)
+
+
+def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return raw_response(msgspec.json.encode(body), status, headers)
+
+
+def raw_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A response whose body is JSON already."""
+    return Response(body, status, dict(headers or {}), content_type=JSON)
+
+
+def problem_response(problem: Problem) -> Response:
+    status, headers, body = problem.render()
+    response = Response(body, status)
+    for name, value in headers:
+        response.headers[name] = value
+    return response
+
+
+def placed(results: Sequence[tuple[int, Position]]) -> bytes:
+    """The items of `results`: where each event stands, joined by commas."""
+    return ",".join(
+        [f'{{"partition":{partition},"redis_id":"{at.ms}-{at.seq}"}}' for partition, at in results]
+    ).encode()
+
+
+def produced(topic: str, partitions: int, results: Iterable[bytes]) -> bytes:
+    return b"%b%b]}" % (produced_head(topic, partitions), b",".join(results))
+
+
+def produced_head(topic: str, partitions: int) -> bytes:
+    """The beginning of a produce answer, up to its results."""
+    return b'{"topic":%b,"partitions":%d,"results":[' % (text(topic), partitions)
+
+
+def handed_out(topic: str, group: str, consumer: str, deliveries: Sequence[Delivery], claimed: bool) -> bytes:
+    """The answer to a read or a claim."""
+    count = b'"claimed":%d,' % len(deliveries) if claimed else b""
+    return b'{"topic":%b,"group":%b,"consumer":%b,%b"events":[%b]}' % (
+        text(topic),
+        text(group),
+        text(consumer),
+        count,
+        b",".join([_delivery(delivery) for delivery in deliveries]),
+    )
+
+
+def _delivery(delivery: Delivery) -> bytes:
+    event = delivery.event
+    return (
+        b'{"partition":%d,"redis_id":"%d-%d","event_type":%b,"partition_key":%b,"payload":%b,"timestamp_ms":%d,'
+        b'"headers":%b,"deliveries":%d}'
+    ) % (
+        delivery.partition,
+        event.position.ms,
+        event.position.seq,
+        text(event.event_type),
+        b"null" if event.partition_key is None else text(event.partition_key),
+        event.payload,
+        event.timestamp_ms,
+        event.headers or b"{}",
+        delivery.deliveries,
+    )

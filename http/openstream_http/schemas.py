@@ -1,0 +1,298 @@
+"""The shapes of requests and answers: what the decoders accept, and what /openapi.json says, from one source.
+
+Unknown fields of a request are refused: a misspelt `partition_key` would otherwise spread events over partitions and
+nobody would know. Answers may gain fields at any time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from openstream_http.auth import MAX_SUBJECT_CHARS, MAX_TOPIC_PATTERNS, Role
+from openstream_http.limits import (
+    DAY_S,
+    MAX_BLOCK_MS,
+    MAX_EVENTS,
+    MAX_HEADERS,
+    MAX_INTEGER,
+    MAX_KEY_BYTES,
+    MAX_TYPE_CHARS,
+    Consumer,
+    Count,
+    EventId,
+    Milliseconds,
+    Name,
+    PartitionCount,
+    PartitionNumber,
+    Partitions,
+    StartId,
+)
+from openstream_runtime.gateway.results import Ack
+
+
+class Request(Struct, forbid_unknown_fields=True):
+    """A request body."""
+
+
+class Answer(Struct):
+    """A response body."""
+
+
+class TokenRequest(Request):
+    sub: Annotated[str, Meta(min_length=1, max_length=MAX_SUBJECT_CHARS)]
+    role: Role
+    admin_secret: Annotated[str, Meta(max_length=1024)]
+    ttl_s: Annotated[int, Meta(ge=1, le=DAY_S)] = 3_600
+    topics: (
+        Annotated[
+            list[Annotated[str, Meta(min_length=1, max_length=200)]],
+            Meta(min_length=1, max_length=MAX_TOPIC_PATTERNS, description="glob patterns the token is narrowed to"),
+        ]
+        | None
+    ) = None
+
+
+class Token(Answer):
+    """A bearer token."""
+
+    token: str
+    expires_in: int
+    token_type: str = "bearer"  # noqa: S105 - the kind of token, not a token
+
+
+class TopicRequest(Request):
+    """`retention_*` is what Redis keeps, `history_ms` what PostgreSQL keeps (absent: for ever)."""
+
+    partitions: PartitionCount | None = None
+    retention_ms: Milliseconds | None = None
+    retention_bytes: Milliseconds | None = None
+    history_ms: Milliseconds | None = None
+    max_stream_len: Annotated[int, Meta(ge=1, le=MAX_INTEGER)] | None = None
+
+
+class TopicAnswer(Answer):
+    """A topic."""
+
+    topic: str
+    partitions: int
+    retention_ms: int | None
+    retention_bytes: int | None
+    history_ms: int | None
+    max_stream_len: int | None
+    created_ms: int
+
+
+class TopicList(Answer):
+    """Topics the token covers, by name."""
+
+    topics: list[TopicAnswer]
+
+
+class TopicDeleting(Answer):
+    """Gone for everybody; its data goes in the background."""
+
+    topic: str
+    deleting: bool = True
+
+
+class Event(Request):
+    """One event. `payload` is any JSON value and comes back byte for byte."""
+
+    event_type: Annotated[str, Meta(min_length=1, max_length=MAX_TYPE_CHARS)]
+    payload: Raw
+    #: Counted in bytes by the route; in characters here, which is never more.
+    partition_key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_BYTES)] | None = None
+    timestamp_ms: Milliseconds | None = None
+    headers: Annotated[dict[str, str], Meta(max_length=MAX_HEADERS)] | None = None
+
+
+class ProduceRequest(Request):
+    events: Annotated[list[Event], Meta(min_length=1, max_length=MAX_EVENTS)]
+    partitions: PartitionCount | None = None
+    ack: Ack = Ack.APPENDED
+
+
+class ProduceQuery(Request):
+    """For bodies of one event a line, which have no room for them."""
+
+    partitions: PartitionCount | None = None
+    ack: Ack | None = None
+
+
+class Placed(Answer):
+    partition: int
+    redis_id: str
+
+
+class Produced(Answer):
+    """Where the events stand, in the order of the request."""
+
+    topic: str
+    partitions: int
+    results: list[Placed]
+
+
+class GroupRequest(Request):
+    """Where to begin: `start_id` or `start_ms`, not both; neither: `$`."""
+
+    group: Name
+    start_id: StartId | None = None
+    start_ms: Milliseconds | None = None
+
+
+class GroupAnswer(Answer):
+    """`created`: on how many partitions the group is new."""
+
+    topic: str
+    group: str
+    partitions: int
+    created: int
+
+
+class GroupName(Answer):
+    group: str
+
+
+class GroupList(Answer):
+    """The groups of a topic, by name."""
+
+    topic: str
+    groups: list[GroupName]
+
+
+class ConsumerAnswer(Answer):
+    name: str
+    pending: int
+    idle_ms: int
+
+
+class GroupPartitionAnswer(Answer):
+    """`lag` null: Redis cannot tell."""
+
+    partition: int
+    last_delivered_id: str
+    pending: int
+    lag: int | None
+    lag_ms: int
+    consumers: list[ConsumerAnswer]
+
+
+class GroupDescription(Answer):
+    """A group on each partition, and the sums (`lag` null when any partition's is)."""
+
+    topic: str
+    group: str
+    pending: int
+    lag: int | None
+    partitions: list[GroupPartitionAnswer]
+
+
+class ReadRequest(Request):
+    consumer: Consumer
+    count: Count = 100
+    block_ms: Annotated[int, Meta(ge=0, le=MAX_BLOCK_MS)] = 1_000
+    partitions: Partitions | None = None
+
+
+class Delivered(Answer):
+    partition: int
+    redis_id: str
+    event_type: str
+    partition_key: str | None
+    payload: Any
+    timestamp_ms: int
+    #: `{}` when the event came without any.
+    headers: dict[str, str]
+    #: How often it has been handed out, this time included.
+    deliveries: int
+
+
+class ReadAnswer(Answer):
+    """Events handed to this consumer; empty when none came in time."""
+
+    topic: str
+    group: str
+    consumer: str
+    events: list[Delivered]
+
+
+class AckItem(Request):
+    partition: PartitionNumber
+    redis_ids: Annotated[list[EventId], Meta(max_length=MAX_EVENTS)]
+
+
+class AckRequest(Request):
+    items: Annotated[list[AckItem], Meta(max_length=MAX_EVENTS)]
+
+
+class Acked(Answer):
+    """How many were pending and are done now; acking twice counts once."""
+
+    topic: str
+    group: str
+    acked: int
+
+
+class ClaimRequest(Request):
+    consumer: Consumer
+    min_idle_ms: Milliseconds = 60_000
+    count: Count = 100
+    partitions: Partitions | None = None
+
+
+class ClaimAnswer(ReadAnswer):
+    """Events taken over from consumers that held them too long."""
+
+    claimed: int
+
+
+class ResetRequest(Request):
+    """`start_id` or `start_ms`, exactly one."""
+
+    start_id: StartId | None = None
+    start_ms: Milliseconds | None = None
+    partitions: Partitions | None = None
+
+
+class ResetAnswer(Answer):
+    topic: str
+    group: str
+    start_id: str
+    updated_partitions: int
+    discarded_pending: int
+
+
+class Summary(Answer):
+    """What the metrics actors sampled last."""
+
+    topics: list[dict[str, Any]]
+    redis: dict[str, Any]
+    postgres: dict[str, Any]
+    nodes: list[Any]
+
+
+class Cluster(Answer):
+    """Nodes, owners, and this node's supervision tree."""
+
+    nodes: list[Any]
+
+
+class ProblemAnswer(Answer):
+    """RFC 9457. `errors` says where in the request; `retry_after_ms` repeats Retry-After with more precision."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, Any]] | None = None
+    retry_after_ms: int | None = None
+    topic: str | None = None
+    partition: int | None = None
+    outcome: str | None = None
+
+
+def decoder_of(shape: type[Any]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(shape)

@@ -1,0 +1,143 @@
+"""HttpServer: the actor that listens. Last of the tree to start, first to stop.
+
+It stops by its trigger and is never cancelled: cancelling Hypercorn skips its shutdown and leaves handlers behind.
+Asked to stop it closes the port, lets requests in flight end, and after its grace cuts what is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from asyncio import CancelledError
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import structlog
+from hypercorn.asyncio import serve
+from quart import Quart
+
+from openstream_http.guard import Guard
+from openstream_http.listener import ServerConfig
+from supervisors.context import Context
+
+#: Connections the kernel holds for us before they are accepted.
+BACKLOG = 1_024
+#: Seconds an idle connection stays open; also how long a client may take over its request line and headers.
+KEEP_ALIVE = 15
+#: Hypercorn's own end of patience. Ours comes first; its way of cancelling raises out of `serve`.
+_NEVER_FIRST = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class CannotListen(OSError):
+    """The address cannot be listened on."""
+
+
+class HttpServer:
+    """Serves an app at `host:port` (0: a free port; see `port` once ready).
+
+    `grace`: seconds for requests in flight after being asked to stop; the child's own grace must be two seconds more.
+    `on_listening(host, port)`: told before it is ready. `on_stopping`: told first of all, so that long-polls return.
+    """
+
+    def __init__(
+        self,
+        app: Quart,
+        *,
+        host: str,
+        port: int,
+        grace: float,
+        on_listening: Callable[[str, int], None] | None = None,
+        on_stopping: Callable[[], None] | None = None,
+    ) -> None:
+        self._app = app
+        self._host = host
+        self._asked_port = port
+        self._grace = grace
+        self._on_listening = on_listening
+        self._on_stopping = on_stopping
+        self._config: ServerConfig | None = None
+        #: Where it listens; 0 before it does.
+        self.port = 0
+
+    async def run(self, ctx: Context) -> None:
+        """Listen until asked to stop. CannotListen when the address is taken or is not ours."""
+        listener = await _listen(self._host, self._asked_port)
+        self.port = listener.getsockname()[1]
+        if self._on_listening is not None:
+            self._on_listening(self._host, self.port)
+        config = self._config = _config(listener)
+        config.graceful_timeout = self._grace + _NEVER_FIRST
+        ctx.ready()
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch, ctx, config)
+                try:
+                    await serve(self._app, config, shutdown_trigger=ctx.stopping.wait)
+                except CancelledError:
+                    # Nobody can cancel a shielded scope from outside: this is Hypercorn tripping over a future that
+                    # its own timeout cancelled. What it was about to do is end.
+                    if not ctx.stopping.is_set():
+                        raise
+                    log.warning("http server ended uncleanly")
+                group.cancel_scope.cancel()
+
+    async def _watch(self, ctx: Context, config: ServerConfig) -> None:
+        """See to it that stopping ends."""
+        await ctx.stopping.wait()
+        if self._on_stopping is not None:
+            self._on_stopping()
+        await anyio.sleep(self._grace)
+        if cut := config.abort_connections():
+            log.warning("connections cut", connections=cut, grace_s=self._grace)
+
+    def describe(self) -> dict[str, Any]:
+        """For the snapshot of the tree."""
+        guard = self._app.extensions.get("guard")
+        return {
+            "port": self.port,
+            "connections": len(self._config.connections) if self._config is not None else 0,
+            "in_flight": guard.in_flight if isinstance(guard, Guard) else 0,
+        }
+
+
+async def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens already: whoever connects from now on waits in the kernel, and is not refused."""
+    try:
+        family, kind, protocol, _, address = (
+            await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        )[0]
+    except socket.gaierror as error:
+        raise CannotListen(f"OPENSTREAM_HOST: {host!r} is no address: {error.strerror}") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        why = "it is in use already" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        raise CannotListen(f"cannot listen on {host} port {port}: {why}") from None
+    return listener
+
+
+def _config(listener: socket.socket) -> ServerConfig:
+    config = ServerConfig()
+    config.bind = [f"fd://{listener.detach()}"]  # from here on Hypercorn owns the socket, and closes it
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = KEEP_ALIVE
+    # Hypercorn closes a connection after 1000 requests and does not say so in the answer: a producer that has just
+    # sent its next one could not know whether it was served. HTTP/2, for which the limit is meant, the guard refuses.
+    config.keep_alive_max_requests = 1 << 60
+    config.read_timeout = None  # it would cut long-polls; bodies have their own limit (bodies.py)
+    config.h11_max_incomplete_size = 16 << 10
+    config.include_server_header = False
+    config.accesslog = None  # it prints what the client sent
+    errors = logging.getLogger("hypercorn.error")
+    errors.setLevel(logging.WARNING)  # its "running on" would be the second of its kind
+    config.errorlog = errors
+    return config

@@ -1,0 +1,88 @@
+"""The metrics actor: looks around every few seconds and publishes what it saw.
+
+Backpressure, the summary and the gauges all read this sample, so what they cost does not grow with who asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from openstream_runtime.actors.board import Sample
+from openstream_runtime.actors.pacing import Retry, jittered, pause
+from openstream_runtime.actors.world import World
+from openstream_runtime.domain.errors import OpenStreamError
+from openstream_runtime.domain.positions import Cursor, TopicPartition
+from supervisors import ChildSpec, Context
+
+_log = structlog.get_logger(__name__)
+
+PERIOD = 2.0  # seconds
+SHARE = 0.05  # of the time: with so many partitions that a look takes long, looks come less often
+SMOOTHING = 0.3  # of a new rate in the published one
+
+
+class Sampler:
+    """First up and last down: it must see the rest."""
+
+    def __init__(self, world: World, publish: Callable[[Sample], None]) -> None:
+        self._log = world.log
+        self._store = world.store
+        self._board = world.board
+        self._clock = world.clock
+        self._publish = publish
+
+    @classmethod
+    def spec(cls, world: World, publish: Callable[[Sample], None]) -> ChildSpec:
+        return ChildSpec(id="metrics", actor=lambda: cls(world, publish), grace=world.limits.grace(0.02))
+
+    async def run(self, ctx: Context) -> None:
+        ctx.ready()
+        retry = Retry()
+        # Not while draining: a call to a backend that is away would hold up the stop.
+        while not ctx.stopping.is_set() and not self._board.draining:
+            began = self._clock.monotonic()
+            try:
+                with ctx.interruptible():
+                    await self.look()
+            except OpenStreamError as error:
+                if retry.failures == 0:
+                    _log.warning("no sample: the last one stands", error=str(error))
+                await pause(ctx, retry.delay())
+                continue
+            retry.succeeded()
+            took = self._clock.monotonic() - began
+            await pause(ctx, jittered(max(PERIOD, took / SHARE)))
+        await ctx.stopping.wait()
+
+    async def look(self) -> None:
+        """Take one sample and publish it."""
+        partitions = self._board.live_partitions()
+        streams = dict(zip(partitions, await self._log.stats(partitions), strict=True))
+        memory = await self._log.memory()
+        now = self._clock.monotonic()
+        last = self._board.sample
+        try:
+            cursors: Mapping[TopicPartition, Cursor] = await self._store.cursors()
+        except OpenStreamError:
+            cursors = last.cursors  # PostgreSQL away: what Redis says is still worth publishing
+        sample = Sample(
+            taken_at=now,
+            streams=streams,
+            cursors=cursors,
+            used_memory=memory["used_memory"],
+            maxmemory=memory["maxmemory"],
+            persist_rate={at: self._rate(at, stats.persisted_count, now) for at, stats in streams.items()},
+        )
+        self._board.sample = sample
+        self._publish(sample)
+
+    def _rate(self, at: TopicPartition, persisted: int, now: float) -> float:
+        last = self._board.sample
+        before = last.streams.get(at)
+        elapsed = now - last.taken_at
+        if before is None or elapsed <= 0:
+            return 0.0
+        rate = max(0, persisted - before.persisted_count) / elapsed
+        return SMOOTHING * rate + (1 - SMOOTHING) * last.persist_rate.get(at, rate)

@@ -1,0 +1,1 @@
+"""What OpenStream is about: events, positions, topics, errors. Frozen, without I/O."""

@@ -1,0 +1,46 @@
+"""Events on their way in, at rest, and on their way out.
+
+Payload and headers are kept as the raw JSON bytes the producer sent: a payload comes back byte for byte, and no
+parser of ours stands between the log and the store.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from openstream_runtime.domain.positions import Position
+
+
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event that has been checked and has no position yet."""
+
+    event_type: str
+    partition_key: str | None
+    payload: bytes
+    timestamp_ms: int
+    #: A raw JSON object of strings, or None.
+    headers: bytes | None = None
+
+    def size(self) -> int:
+        """About how many bytes it takes, in a mailbox as in Redis."""
+        return len(self.payload) + len(self.headers or b"") + len(self.partition_key or "") + len(self.event_type) + 128
+
+
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event at its position in a partition."""
+
+    position: Position
+    event_type: str
+    partition_key: str | None
+    payload: bytes
+    timestamp_ms: int
+    headers: bytes | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, gc=False):
+    """An event handed to a consumer of a group."""
+
+    partition: int
+    event: StoredEvent
+    #: How often it has been handed out, this time included.
+    deliveries: int

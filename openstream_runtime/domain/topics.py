@@ -1,0 +1,52 @@
+"""Topics and consumer groups as PostgreSQL knows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openstream_runtime.domain.positions import TopicPartition
+
+MAX_PARTITIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSettings:
+    """What may be set on a topic. None: the node's default (for history: for ever)."""
+
+    #: How long Redis keeps a persisted event.
+    retention_ms: int | None = None
+    #: How many bytes of a partition Redis keeps at most, unpersisted events excepted.
+    retention_bytes: int | None = None
+    #: How long PostgreSQL keeps an event.
+    history_ms: int | None = None
+    #: Length of a partition's stream from which producers are refused.
+    max_stream_len: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic. `id` is new when a deleted topic is created again, so that nothing of the old one fits the new."""
+
+    id: int
+    name: str
+    #: Set once, at creation; never taken from a later request.
+    partitions: int
+    settings: TopicSettings = TopicSettings()
+    created_ms: int = 0
+    #: Being deleted: nothing may be appended or read any more.
+    deleting: bool = False
+
+    def all_partitions(self) -> list[TopicPartition]:
+        return [TopicPartition(self.name, number) for number in range(self.partitions)]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A consumer group of a topic. Its positions live in Redis; that it exists, and from where, lives here."""
+
+    topic_id: int
+    topic: str
+    name: str
+    #: `$`, `0-0`, `<ms>-<seq>`: where a partition's position begins that Redis knows nothing of.
+    start_id: str
+    created_ms: int = 0

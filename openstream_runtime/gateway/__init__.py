@@ -1,0 +1,1 @@
+"""What the edge may ask of a node: one method for each thing an outsider can want."""

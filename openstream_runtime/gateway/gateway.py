@@ -1,0 +1,176 @@
+"""The gateway: every request of the edge becomes a message to an actor here, or a look at what actors published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from openstream_runtime.actors.group_reader import Message
+from openstream_runtime.actors.ingestor import Append
+from openstream_runtime.actors.pool import Pool
+from openstream_runtime.actors.world import World
+from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.topics import Topic, TopicSettings
+from openstream_runtime.gateway.groups import Consuming
+from openstream_runtime.gateway.pressure import Pressure
+from openstream_runtime.gateway.produce import Producing
+from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, Produced, ResetDone
+from openstream_runtime.gateway.topics import Topics
+from openstream_runtime.gateway.watching import Watching
+from openstream_runtime.ports import AppendOutcome, GroupPartition, GroupRead
+from supervisors import NodeSnapshot
+
+
+class Gateway:
+    """A node, as the edge sees it. Raises only `domain.errors`; safe to call from request tasks that get cancelled."""
+
+    def __init__(
+        self,
+        world: World,
+        ingestors: Pool[Append, dict[int, AppendOutcome]],
+        readers: Pool[Message, GroupRead | int],
+        *,
+        tree: Callable[[], NodeSnapshot],
+        exposition: Callable[[str], tuple[str, bytes]],
+    ) -> None:
+        self._world = world
+        self._ingestors = ingestors
+        self._readers = readers
+        self._topics = Topics(world)
+        self._producing = Producing(world, self._topics, ingestors, Pressure(world))
+        self._consuming = Consuming(world, self._topics, readers)
+        self._watching = Watching(world, tree)
+        self._exposition = exposition
+        #: Topics and groups that had numbers of their own at the last sweep.
+        self._counted_topics: set[str] = set()
+        self._counted_groups: set[tuple[str, str]] = set()
+
+    # ------------------------------------------------------------------------------------------------ topics
+
+    async def put_topic(self, name: str, partitions: int | None, settings: TopicSettings) -> tuple[Topic, bool]:
+        """Create or alter; the topic and whether it is new. Conflict when the count differs or it is being deleted."""
+        return await self._topics.put(name, partitions, settings)
+
+    async def topics(self) -> list[Topic]:
+        """Every topic, by name."""
+        topics = await self._world.catalog.topics()
+        return sorted((topic for topic in topics if not topic.deleting), key=lambda topic: topic.name)
+
+    async def topic(self, name: str) -> Topic:
+        """One topic; NotFound."""
+        return await self._topics.find(name)
+
+    async def delete_topic(self, name: str) -> Topic:
+        """Mark it for deletion: gone for everybody at once, its data goes in the background. NotFound."""
+        return await self._topics.delete(name)
+
+    # ----------------------------------------------------------------------------------------------- produce
+
+    async def produce(
+        self, topic: str, events: Sequence[NewEvent], *, partitions: int | None = None, ack: Ack = Ack.APPENDED
+    ) -> Produced:
+        """Append events, creating the topic on first use. Events without a key share one partition, by turns.
+
+        Raises Overloaded (nothing kept), Unavailable (nothing kept), OutcomeUnknown, PartlyDone, Conflict.
+        A caller that is cancelled does not take its events back: they are appended or not, as a whole.
+        """
+        return await self._producing.produce(topic, events, partitions=partitions, ack=ack)
+
+    # ------------------------------------------------------------------------------------------------ groups
+
+    async def create_group(self, topic: str, group: str, *, start_id: str | None, start_ms: int | None) -> GroupCreated:
+        """Create on every partition; exactly one of `start_id` (`$`, `0-0`, an id: events after it) and `start_ms`."""
+        return await self._consuming.create(topic, group, start_id=start_id, start_ms=start_ms)
+
+    async def groups(self, topic: str) -> list[str]:
+        """The names of a topic's groups, sorted."""
+        return await self._consuming.names(topic)
+
+    async def describe_group(self, topic: str, group: str) -> list[GroupPartition]:
+        """Every partition of a group as Redis has it now."""
+        return await self._consuming.describe(topic, group)
+
+    async def delete_group(self, topic: str, group: str) -> None:
+        """Forget a group and its positions."""
+        await self._consuming.delete(topic, group)
+
+    async def read(
+        self,
+        topic: str,
+        group: str,
+        consumer: str,
+        *,
+        count: int,
+        block_ms: int,
+        partitions: Sequence[int] | None = None,
+    ) -> Handout:
+        """Up to `count` events, waiting up to `block_ms` for the first. Returns early, and empty, when draining."""
+        return await self._consuming.read(topic, group, consumer, count=count, block_ms=block_ms, partitions=partitions)
+
+    async def ack(self, topic: str, group: str, items: dict[int, list[Position]]) -> int:
+        """How many of these were pending, and are not any more."""
+        return await self._consuming.ack(topic, group, items)
+
+    async def claim(
+        self,
+        topic: str,
+        group: str,
+        consumer: str,
+        *,
+        min_idle_ms: int,
+        count: int,
+        partitions: Sequence[int] | None = None,
+    ) -> Handout:
+        """Take over what nobody acked for that long, or what was released."""
+        return await self._consuming.claim(
+            topic, group, consumer, min_idle_ms=min_idle_ms, count=count, partitions=partitions
+        )
+
+    async def reset(
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None,
+        start_ms: int | None,
+        partitions: Sequence[int] | None = None,
+    ) -> ResetDone:
+        """Move the group; what it had pending on those partitions is dropped, and counted."""
+        return await self._consuming.reset(topic, group, start_id=start_id, start_ms=start_ms, partitions=partitions)
+
+    # ---------------------------------------------------------------------------------------------- watching
+
+    def summary(self, allows: Callable[[str], bool]) -> dict[str, Any]:
+        """`GET /v1/metrics/summary` as API.md has it, of the topics for which `allows(name)` is true. Never waits."""
+        return self._watching.summary(allows)
+
+    def cluster(self) -> dict[str, Any]:
+        """`GET /v1/cluster`: nodes, who owns what under which epoch, this node's supervision tree. Never waits."""
+        return self._watching.cluster()
+
+    def readiness(self) -> list[Check]:
+        """Redis, PostgreSQL, membership, not draining. Never waits."""
+        return self._watching.readiness()
+
+    def metrics(self, accept: str) -> tuple[str, bytes]:
+        """Prometheus text: content type and body."""
+        return self._exposition(accept)
+
+    # ----------------------------------------------------------------------------------------- for the node
+
+    def begin_draining(self) -> None:
+        """Readiness goes false, waiting reads return, the other nodes take over. What is in flight still ends."""
+        self._world.board.begin_draining()
+        self._consuming.drain()
+
+    async def sweep(self) -> None:
+        """End the actors of topics and groups that are gone, and forget their numbers."""
+        board = self._world.board
+        for topic in self._counted_topics - board.topics.keys():
+            self._world.meter.forget_topic(topic)
+        for topic, group in self._counted_groups - board.groups.keys():
+            self._world.meter.forget_group(topic, group)
+        self._counted_topics, self._counted_groups = set(board.topics), set(board.groups)
+        await self._ingestors.keep_only(board.topics)
+        await self._readers.keep_only(f"{topic}/{group}" for topic, group in board.groups)

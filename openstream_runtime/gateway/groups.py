@@ -1,0 +1,222 @@
+"""Consumer groups: reads, acks and claims become messages to the group's reader on this node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from openstream_runtime.actors.group_reader import (
+    AckItems,
+    Claim,
+    GiveBack,
+    GroupReader,
+    Message,
+    Nudge,
+    Read,
+    ReaderMailbox,
+    first_position,
+    positions_of,
+)
+from openstream_runtime.actors.pool import Pool
+from openstream_runtime.actors.world import World
+from openstream_runtime.domain.errors import InvalidRequest, Overloaded, Unavailable
+from openstream_runtime.domain.names import check_consumer, check_group
+from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.topics import Group, Topic
+from openstream_runtime.gateway.results import GroupCreated, Handout, ResetDone
+from openstream_runtime.gateway.topics import Topics
+from openstream_runtime.ports import GroupPartition, GroupRead
+from supervisors import MailboxError, MailboxFull, SupervisorError
+
+_log = structlog.get_logger(__name__)
+
+TIMEOUT = 15.0  # seconds for an answer, beyond the time a read may wait
+MAX_WAITING = 10_000  # messages in one group's mailbox on one node
+
+
+def reader_pool(world: World) -> Pool[Message, GroupRead | int]:
+    """One reader for each group somebody consumes on this node; the key is `topic/group`."""
+
+    def make(key: str, box: ReaderMailbox) -> GroupReader:
+        topic, _, group = key.partition("/")
+        return GroupReader(world, topic, group, box)
+
+    pool = Pool("groups", make, lambda: ReaderMailbox(MAX_WAITING), grace=world.limits.grace(0.05))
+
+    def ring(bells: list[str]) -> None:
+        for bell in bells:
+            topic, _, rest = bell.partition(":")
+            group, _, partition = rest.partition(":")
+            # A bell of another version must not hurt the tailer, which calls this.
+            if partition.isdecimal() and (box := pool.peek(f"{topic}/{group}")) is not None:
+                box.offer(Nudge([int(partition)]))
+
+    world.watch.on_bell("group", ring)
+    return pool
+
+
+class Consuming:
+    """The gateway's way to the groups."""
+
+    def __init__(self, world: World, topics: Topics, readers: Pool[Message, GroupRead | int]) -> None:
+        self._world = world
+        self._topics = topics
+        self._readers = readers
+
+    # -- managing
+
+    async def create(self, topic: str, group: str, *, start_id: str | None, start_ms: int | None) -> GroupCreated:
+        check_group(group)
+        start = start_of(start_id, start_ms)
+        found = await self._topics.find(topic)
+        made, is_new = await self._world.catalog.create_group(found, group, start)
+        self._world.board.add_group(made)
+        created = await self._place(found, made, is_new=is_new)
+        await self._topics.announce()
+        return GroupCreated(made, found.partitions, created, is_new)
+
+    async def _place(self, topic: Topic, group: Group, *, is_new: bool) -> int:
+        """Have Redis know the group on every partition; on how many it did not."""
+        numbers = range(topic.partitions)
+        if is_new:
+            # In place of whatever Redis still has under that name: a deletion that broke off half way must not decide
+            # where the next group of that name begins.
+            await self._world.groups.set_position(topic.name, group.name, dict.fromkeys(numbers, group.start_id))
+            return topic.partitions
+        # It existed: what is missing (half a creation, a lost Redis) is completed as of then, not as of now.
+        return await self._world.groups.create(topic.name, group.name, dict.fromkeys(numbers, first_position(group)))
+
+    async def names(self, topic: str) -> list[str]:
+        found = await self._topics.find(topic)
+        return sorted(group.name for group in await self._world.catalog.groups() if group.topic_id == found.id)
+
+    async def describe(self, topic: str, group: str) -> list[GroupPartition]:
+        found = await self._topics.find(topic)
+        await self._topics.group(found, group)
+        return await self._world.groups.describe(found.name, group, range(found.partitions))
+
+    async def delete(self, topic: str, group: str) -> None:
+        found = await self._topics.find(topic)
+        await self._topics.group(found, group)
+        # First nobody finds it, then it goes: the other way round a reader would create it again.
+        await self._world.catalog.delete_group(found, group)
+        self._world.board.drop_group(found.name, group)
+        await self._topics.announce()
+        await self._world.groups.delete(found.name, group, range(found.partitions))
+
+    async def reset(
+        self, topic: str, group: str, *, start_id: str | None, start_ms: int | None, partitions: Sequence[int] | None
+    ) -> ResetDone:
+        start = start_of(start_id, start_ms)
+        found = await self._topics.find(topic)
+        await self._topics.group(found, group)
+        numbers = _partitions(found, partitions)
+        discarded = await self._world.groups.set_position(found.name, group, dict.fromkeys(numbers, start))
+        if (box := self._readers.peek(f"{found.name}/{group}")) is not None:
+            box.offer(Nudge(numbers))
+        for number in numbers:
+            await self._world.tail.ring(f"group:{found.name}:{group}:{number}")
+        return ResetDone(start, len(numbers), discarded)
+
+    # -- consuming
+
+    async def read(
+        self, topic: str, group: str, consumer: str, *, count: int, block_ms: int, partitions: Sequence[int] | None
+    ) -> Handout:
+        found, box = await self._reader(topic, group, consumer)
+        deadline = self._world.clock.monotonic() + block_ms / 1000
+        request = Read(consumer, count, _partitions(found, partitions), deadline)
+        return await self._ask(box, request, TIMEOUT + block_ms / 1000)
+
+    async def claim(
+        self, topic: str, group: str, consumer: str, *, min_idle_ms: int, count: int, partitions: Sequence[int] | None
+    ) -> Handout:
+        found, box = await self._reader(topic, group, consumer)
+        return await self._ask(box, Claim(consumer, count, _partitions(found, partitions), min_idle_ms), TIMEOUT)
+
+    async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int:
+        found = await self._topics.find(topic)
+        await self._topics.group(found, group)
+        _partitions(found, list(items))
+        box = await self._mailbox(found, group)
+        acked = await self._call(box, AckItems(items), TIMEOUT)
+        if not isinstance(acked, int):
+            raise TypeError(f"an ack is answered with a number, not {acked!r}")
+        if acked:
+            self._world.meter.acked(found.name, group, acked)
+        return acked
+
+    def drain(self) -> None:
+        """Have every waiting read answered; the board already says that the node is draining."""
+        for _, box in self._readers.mailboxes():
+            box.offer(Nudge())
+
+    async def _reader(self, topic: str, group: str, consumer: str) -> tuple[Topic, ReaderMailbox]:
+        check_consumer(consumer)
+        found = await self._topics.find(topic)
+        await self._topics.group(found, group)
+        return found, await self._mailbox(found, group)
+
+    async def _mailbox(self, topic: Topic, group: str) -> ReaderMailbox:
+        try:
+            return await self._readers.mailbox(f"{topic.name}/{group}")
+        except SupervisorError as error:
+            raise Unavailable(
+                "the group's reader cannot be started now", backend="node", retry_after_ms=1000
+            ) from error
+
+    async def _ask(self, box: ReaderMailbox, request: Read | Claim, timeout: float) -> Handout:
+        def give_back() -> None:
+            if request.handed_out is not None and request.handed_out.deliveries:
+                items = positions_of(request.handed_out.deliveries)
+                request.handed_out = None
+                if not box.closed and not box.offer(GiveBack(request.consumer, items)):
+                    _log.warning("no room to give back; the claim-reaper will", consumer=request.consumer)
+
+        def arrived() -> None:
+            request.handed_out = None
+
+        try:
+            found = await self._call(box, request, timeout)
+        except BaseException:
+            # The answer may have come in the very moment this task was cancelled.
+            give_back()
+            raise
+        if isinstance(found, int):
+            raise TypeError(f"a read is answered with events, not {found!r}")
+        return Handout(found.deliveries, arrived, give_back)
+
+    async def _call(self, box: ReaderMailbox, message: Message, timeout: float) -> GroupRead | int:
+        try:
+            return await box.call(message, timeout=timeout, wait=False)
+        except MailboxFull:
+            self._world.meter.rejected("readers")
+            raise Overloaded("too many requests wait on this group", reason="readers", retry_after_ms=1000) from None
+        except MailboxError as error:
+            raise Unavailable("the group's reader is being restarted", backend="node", retry_after_ms=1000) from error
+
+
+def start_of(start_id: str | None, start_ms: int | None) -> str:
+    """The position before the first event wanted, as Redis takes it: `$`, or `<ms>-<seq>`."""
+    if (start_id is None) == (start_ms is None):
+        raise InvalidRequest("give either start_id or start_ms")
+    if start_ms is not None:
+        if not 0 <= start_ms < 2**53:
+            raise InvalidRequest("start_ms is a time in milliseconds since the epoch")
+        # Everything at or after that millisecond: so the position is the very last before it.
+        return "0-0" if start_ms == 0 else f"{start_ms - 1}-{2**63 - 1}"
+    return "$" if start_id == "$" else str(Position.parse(start_id or ""))
+
+
+def _partitions(topic: Topic, wanted: Sequence[int] | None) -> list[int]:
+    if wanted is None:
+        return list(range(topic.partitions))
+    for number in wanted:
+        if not 0 <= number < topic.partitions:
+            raise InvalidRequest(
+                f"topic {topic.name!r} has partitions 0 to {topic.partitions - 1}, not {number}", topic=topic.name
+            )
+    if not wanted:
+        raise InvalidRequest("`partitions` is empty: leave it out to mean all of them", topic=topic.name)
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,67 @@
+"""What the gateway answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from openstream_runtime.domain.events import Delivery
+from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.topics import Group
+
+
+class Ack(StrEnum):
+    """When a produce request is answered."""
+
+    #: Redis has the events.
+    APPENDED = "appended"
+    #: So many replicas, and the primary's disk, have them too.
+    REPLICATED = "replicated"
+    #: PostgreSQL has committed them.
+    PERSISTED = "persisted"
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """Where the events of a request stand, in the request's order."""
+
+    topic: str
+    partitions: int
+    results: Sequence[tuple[int, Position]]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCreated:
+    group: Group
+    partitions: int
+    #: On how many partitions it is new; 0 when it existed.
+    created: int
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """Events handed to a consumer. The edge says what became of them: exactly one of the two must be called."""
+
+    deliveries: Sequence[Delivery]
+    #: The answer has left for the consumer.
+    arrived: Callable[[], None]
+    #: The consumer is gone before its answer: the events go to whoever reads next. Never waits.
+    give_back: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ResetDone:
+    start_id: str
+    updated_partitions: int
+    discarded_pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One condition of readiness."""
+
+    name: str
+    ok: bool
+    detail: str = ""

@@ -1,0 +1,33 @@
+"""Every Redis key there is. Stream keys are a promise to users; the rest share the slot of what they belong to."""
+
+from __future__ import annotations
+
+from openstream_runtime.domain.positions import TopicPartition
+
+#: Capped stream that wakes the tailers of all nodes; field `b` names the bell.
+BELL = b"os:bell"
+BELL_LENGTH = 10_000
+#: Sorted set of node ids by the time (ms) at which they count as gone, and a hash of what each said of itself.
+NODES = b"os:nodes"
+NODES_INFO = b"{os:nodes}:info"
+
+
+def stream(at: TopicPartition) -> bytes:
+    return b"os:stream:%b:%d" % (at.topic.encode(), at.partition)
+
+
+def meta(at: TopicPartition) -> bytes:
+    """Hash: tid topic id, run server that was verified, g generation, n ordinal, pid/pn position and ordinal persisted.
+
+    The braces are a hash tag: they put the key into the slot of the stream, so that one script may touch both.
+    """
+    return b"{%b}:meta" % stream(at)
+
+
+def lease(at: TopicPartition) -> bytes:
+    return b"{%b}:lease" % stream(at)
+
+
+def owner(token: str) -> str:
+    """The node that made a lease token: tokens are `<node>:<anything>`, and node ids hold no colon."""
+    return token.partition(":")[0]

@@ -1,0 +1,63 @@
+"""The Lua scripts: each file of `lua/` once, with the hash Redis knows it by.
+
+Scripts touch only keys they are given, all keys of one partition sit in one slot, and no reply of one partition
+depends on another's. So a version for Redis Cluster only has to split calls over several partitions by slot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+Arg = bytes | str | int
+Command = tuple[Arg, ...]
+#: Keys and arguments of a script.
+Call = tuple[Sequence[bytes], Sequence[Arg]]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    name: str
+    source: bytes
+    sha: bytes
+
+    def call(self, keys: Sequence[bytes], args: Sequence[Arg]) -> Command:
+        return (b"EVALSHA", self.sha, len(keys), *keys, *args)
+
+    def load(self) -> Command:
+        return (b"SCRIPT", b"LOAD", self.source)
+
+
+def _read(name: str) -> bytes:
+    return (files(__package__) / "lua" / f"{name}.lua").read_bytes()
+
+
+def _script(name: str, *preludes: str) -> Script:
+    source = b"\n".join([*map(_read, preludes), _read(name)])
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+APPEND = _script("append")
+VERIFY = _script("verify", "ids")
+MARK_PERSISTED = _script("mark_persisted", "ids")
+EDGES = _script("edges")
+LAST = _script("last")
+STATS = _script("stats")
+DELETE_PARTITION = _script("delete_partition")
+
+GROUP_READ = _script("group_read", "hand_out")
+GROUP_CLAIM = _script("group_claim", "hand_out")
+GROUP_RELEASE = _script("group_release")
+GROUP_RELEASE_IDLE = _script("group_release_idle")
+GROUP_SET_POSITION = _script("group_set_position")
+GROUP_DESCRIBE = _script("group_describe", "ids")
+CONSUMERS_REMOVE = _script("consumers_remove")
+
+LEASE_ACQUIRE = _script("lease_acquire")
+LEASE_RENEW = _script("lease_renew")
+LEASE_RELEASE = _script("lease_release")
+MEMBERS_BEAT = _script("members_beat")
+
+ALL = [value for value in list(globals().values()) if isinstance(value, Script)]

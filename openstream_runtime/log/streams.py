@@ -1,0 +1,235 @@
+"""EventLog on Redis Streams: append, read, trim, look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoScriptError
+
+from openstream_runtime.domain.errors import LeaseLost, NotFound, Unavailable
+from openstream_runtime.domain.events import StoredEvent
+from openstream_runtime.domain.names import RELEASED
+from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
+from openstream_runtime.domain.topics import Topic
+from openstream_runtime.log import keys, scripts
+from openstream_runtime.log.codec import decode_entry, encode_events, format_position, parse_position, parse_positions
+from openstream_runtime.log.errors import REPLY_ERRORS, answer, outcome_unknown, refusal
+from openstream_runtime.log.lane import Lane, info_field, pack
+from openstream_runtime.log.scripts import Arg, Command
+from openstream_runtime.ports import (
+    AppendBatch,
+    Appended,
+    AppendOutcome,
+    GroupStats,
+    Refusal,
+    Refused,
+    StreamEdges,
+    StreamStats,
+    Unknown,
+)
+
+#: What append.lua answers when it keeps nothing.
+_REFUSALS = {1: Refusal.UNVERIFIED, 2: Refusal.LENGTH, 3: Refusal.UNPERSISTED}
+#: Entries of one page of a read: the first, and the largest. What `max_bytes` may be passed by is one page.
+_FIRST_PAGE, _LARGEST_PAGE = 16, 256
+
+
+class RedisEvents:
+    """The streams. Appends have a lane of their own, on which nothing is ever sent twice."""
+
+    def __init__(self, appends: Lane, writes: Lane, reads: Lane, *, replica_timeout_ms: int) -> None:
+        self._appends = appends
+        self._writes = writes
+        self._reads = reads
+        self._replica_timeout_ms = replica_timeout_ms
+
+    # ---- appending
+
+    async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
+        if not batches:
+            return []
+        try:
+            async with self._appends.take() as connection:
+                outcomes = await self._append_on(connection, batches)
+                kept = any(isinstance(one, Appended) for one in outcomes)
+                if replicas is not None and kept and not await self._replicated(connection, replicas):
+                    return [_not_replicated(one) for one in outcomes]
+                return outcomes
+        except Unavailable:  # no connection: nothing was sent
+            return [Refused(Refusal.UNAVAILABLE)] * len(batches)
+
+    async def _append_on(self, connection: AbstractConnection, batches: Sequence[AppendBatch]) -> list[AppendOutcome]:
+        run_id = self._appends.run_id(connection)
+        packed = pack([_append_command(batch, run_id) for batch in batches])
+        replies, lost = await self._appends.exchange(connection, packed)
+        if lost is None and any(isinstance(reply, NoScriptError) for reply in replies):
+            await self._append_forgotten(connection, batches, packed, replies)
+        # Replies are matched by count: what has none was cut off, and may have been kept.
+        replies += [None] * (len(batches) - len(replies))
+        return [_outcome(reply, batch) for reply, batch in zip(replies, batches, strict=True)]
+
+    async def _append_forgotten(
+        self,
+        connection: AbstractConnection,
+        batches: Sequence[AppendBatch],
+        packed: Sequence[bytes],
+        replies: list[Any],
+    ) -> None:
+        """Redis forgot the script (SCRIPT FLUSH): load it, and send again what it refused for that. Mends `replies`."""
+        kept = {
+            (batch.topic.name, batch.partition)
+            for reply, batch in zip(replies, batches, strict=True)
+            if not isinstance(reply, NoScriptError)
+        }
+        # Somebody else may have loaded the script between two of our batches. The earlier one must not go behind the
+        # later one of its partition, so it stays refused.
+        again = [
+            index
+            for index, (reply, batch) in enumerate(zip(replies, batches, strict=True))
+            if isinstance(reply, NoScriptError) and (batch.topic.name, batch.partition) not in kept
+        ]
+        load = pack([scripts.APPEND.load()])
+        answers, _lost = await self._appends.exchange(connection, load + [packed[index] for index in again])
+        answers += [None] * (1 + len(again) - len(answers))
+        for index, reply in zip(again, answers[1:], strict=True):
+            replies[index] = reply
+
+    async def _replicated(self, connection: AbstractConnection, replicas: int) -> bool:
+        """Whether the primary's disk and that many replicas have all this connection wrote."""
+        timeout = self._appends.timeout + self._replica_timeout_ms / 1000
+        commands: list[Command] = [
+            (b"WAITAOF", 1, replicas, self._replica_timeout_ms),
+            (b"WAIT", replicas, self._replica_timeout_ms),
+        ]
+        for command in commands:
+            replies, lost = await self._appends.exchange(connection, pack([command]), timeout=timeout)
+            if lost is not None:
+                return False
+            reply = replies[0]
+            if isinstance(reply, list):
+                return bool(reply[0] >= 1 and reply[1] >= replicas)
+            if isinstance(reply, int):
+                return reply >= replicas
+            # An old server, or one without an append-only file: then at least the replicas.
+        return False
+
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor) -> None:
+        at = TopicPartition(topic.name, partition)
+        async with self._writes.take() as connection:
+            args: list[Arg] = [topic.id, self._writes.run_id(connection), cursor.generation]
+            command = scripts.VERIFY.call([keys.stream(at), keys.meta(at)], [*args, format_position(cursor.position)])
+            # On this connection and no other: the run id must be that of the server which runs the script. Loading
+            # the script along costs little here, and there is no second try to think of.
+            replies, lost = await self._writes.exchange(connection, pack([scripts.VERIFY.load(), command]))
+        if lost is not None:
+            raise outcome_unknown() from lost
+        if not answer(replies[1]):
+            raise NotFound("The topic was deleted and created again.", topic=topic.name)
+
+    # ---- reading
+
+    async def read_after(
+        self,
+        at: TopicPartition,
+        after: Position,
+        *,
+        upto: Position | None = None,
+        count: int,
+        max_bytes: int = 8 << 20,
+    ) -> list[StoredEvent]:
+        events: list[StoredEvent] = []
+        end = b"+" if upto is None else format_position(upto)
+        size, page = 0, min(count, _FIRST_PAGE)
+        while page > 0:
+            start = b"(" + format_position(events[-1].position if events else after)
+            [reply] = await self._reads.call([(b"XRANGE", keys.stream(at), start, end, b"COUNT", page)])
+            entries = answer(reply)
+            size += sum(sum(map(len, fields)) for _, fields in entries)
+            events += map(decode_entry, entries)
+            if len(entries) < page or size >= max_bytes:
+                break
+            fitting = (max_bytes - size) * len(events) // max(1, size)
+            page = min(count - len(events), _LARGEST_PAGE, page * 4, max(1, fitting))
+        return events
+
+    async def edges(self, at: TopicPartition, *, with_bytes: bool = False) -> StreamEdges:
+        length, first, last, now_ms, size = await self._reads.run(scripts.EDGES, [keys.stream(at)], [int(with_bytes)])
+        return StreamEdges(
+            length, parse_position(first) if first else None, parse_position(last), now_ms, size if with_bytes else None
+        )
+
+    # ---- what the owner publishes
+
+    async def mark_persisted(
+        self, at: TopicPartition, token: str, cursor: Position, *, count: int | None, trim_below: Position | None
+    ) -> int:
+        bound = format_position(ZERO if trim_below is None else min(trim_below, cursor.next()))
+        args: list[Arg] = [token, format_position(cursor), b"" if count is None else count, bound]
+        trimmed = await self._writes.run(scripts.MARK_PERSISTED, [keys.stream(at), keys.meta(at), keys.lease(at)], args)
+        if trimmed < 0:
+            raise LeaseLost(topic=at.topic, partition=at.partition)
+        return int(trimmed)
+
+    # ---- looking
+
+    async def stats(self, partitions: Sequence[TopicPartition]) -> list[StreamStats]:
+        calls = [([keys.stream(at), keys.meta(at), keys.lease(at)], [RELEASED]) for at in partitions]
+        return [_stats(reply) for reply in await self._reads.run_each(scripts.STATS, calls)]
+
+    async def memory(self) -> Mapping[str, int]:
+        [reply] = await self._reads.call([(b"INFO", b"memory")])
+        info = answer(reply)
+        return {name: int(info_field(info, name.encode()) or 0) for name in ("used_memory", "maxmemory")}
+
+    async def delete_topic(self, topic: Topic) -> None:
+        await self._writes.run_each(
+            scripts.DELETE_PARTITION,
+            [([keys.stream(at), keys.meta(at), keys.lease(at)], [topic.id]) for at in topic.all_partitions()],
+        )
+
+    async def ping(self) -> None:
+        [reply] = await self._reads.call([(b"PING",)])
+        answer(reply)
+
+
+def _append_command(batch: AppendBatch, run_id: str) -> Command:
+    at = TopicPartition(batch.topic.name, batch.partition)
+    args: list[Arg] = [b"EVALSHA", scripts.APPEND.sha, 2, keys.stream(at), keys.meta(at)]
+    args += (batch.topic.id, run_id, batch.max_stream_len, batch.max_unpersisted)
+    encode_events(args, batch.events)
+    return tuple(args)
+
+
+def _outcome(reply: Any, batch: AppendBatch) -> AppendOutcome:
+    if isinstance(reply, list):
+        return Appended(parse_positions(reply, len(batch.events)))
+    if isinstance(reply, int):
+        return Refused(_REFUSALS[reply])
+    if isinstance(reply, REPLY_ERRORS):
+        reason = refusal(reply)
+        if reason is None:
+            raise reply
+        return Refused(reason)
+    return Unknown()
+
+
+def _not_replicated(outcome: AppendOutcome) -> AppendOutcome:
+    return Appended(outcome.positions, replicated=False) if isinstance(outcome, Appended) else outcome
+
+
+def _stats(reply: Any) -> StreamStats:
+    length, last, n, pn, pid, token, groups = reply
+    return StreamStats(
+        length=length,
+        last=parse_position(last),
+        unpersisted=max(0, int(n or 0) - int(pn or 0)),
+        persisted=parse_position(pid) if pid else ZERO,
+        persisted_count=int(pn or 0),
+        owner=keys.owner(token.decode()) if token else None,
+        groups=[
+            GroupStats(name.decode(), consumers, pending, lag, parse_position(at), entries_read)
+            for name, consumers, pending, lag, at, entries_read in groups
+        ],
+    )

@@ -1,0 +1,235 @@
+-- Every statement of the store but the ones that name a time partition (partitions.py). `-- name: x` begins one.
+
+-- name: lock_cursors
+-- In key order, so that two writers never wait for each other in a circle.
+SELECT p.topic_id, p.partition, p.epoch, p.generation, p.last_ms, p.last_seq, p.closed
+FROM openstream.partitions p
+JOIN unnest(%s::integer[], %s::integer[]) AS k (topic_id, partition) USING (topic_id, partition)
+ORDER BY p.topic_id, p.partition
+FOR NO KEY UPDATE OF p
+
+-- name: move_cursors
+UPDATE openstream.partitions p
+SET last_ms = u.ms, last_seq = u.seq, n = p.n + u.n, updated_at = now()
+FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::bigint[], %s::bigint[]) AS u (topic_id, partition, ms, seq, n)
+WHERE p.topic_id = u.topic_id AND p.partition = u.partition
+
+-- name: copy_events
+COPY openstream.event_log (topic_id, partition, generation, idx, ms, seq, timestamp_ms, event_type, partition_key,
+                           payload, headers)
+FROM STDIN (FORMAT BINARY)
+
+-- name: stored_between
+-- The bounds on ms alone let the planner leave out the other days.
+SELECT ms, seq, event_type, partition_key, payload, headers, timestamp_ms
+FROM openstream.event_log
+WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND generation = %(generation)s AND idx = 0
+  AND ms BETWEEN %(after_ms)s AND %(upto_ms)s
+  AND (ms, seq) > (%(after_ms)s, %(after_seq)s) AND (ms, seq) <= (%(upto_ms)s, %(upto_seq)s)
+
+-- name: quarantine
+INSERT INTO openstream.quarantine (topic_id, partition, generation, ms, seq, idx, event_type, partition_key, payload,
+                                   headers, timestamp_ms, reason, error)
+VALUES (%s, %s, %s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s)
+
+-- name: take
+UPDATE openstream.partitions
+SET epoch = epoch + 1, owner = %s, updated_at = now()
+WHERE topic_id = %s AND partition = %s AND NOT closed
+RETURNING epoch, generation, last_ms, last_seq
+
+-- name: cursor
+SELECT epoch, generation, last_ms, last_seq
+FROM openstream.partitions
+WHERE topic_id = %s AND partition = %s AND NOT closed
+
+-- name: cursors
+SELECT t.name, p.partition, p.epoch, p.generation, p.last_ms, p.last_seq
+FROM openstream.partitions p
+JOIN openstream.topics t ON t.id = p.topic_id
+WHERE NOT p.closed
+
+-- name: ping
+SELECT 1
+
+-- name: version
+SELECT version FROM openstream.catalog_version
+
+-- name: bump_version
+UPDATE openstream.catalog_version SET version = version + 1
+
+-- name: topics
+SELECT id, name, partitions, retention_ms, retention_bytes, history_ms, max_stream_len,
+       (extract(epoch FROM created_at) * 1000)::bigint, deleting_at IS NOT NULL
+FROM openstream.topics
+ORDER BY name
+
+-- name: topic
+SELECT id, name, partitions, retention_ms, retention_bytes, history_ms, max_stream_len,
+       (extract(epoch FROM created_at) * 1000)::bigint, deleting_at IS NOT NULL
+FROM openstream.topics
+WHERE name = %s
+
+-- name: create_topic
+INSERT INTO openstream.topics (name, partitions, retention_ms, retention_bytes, history_ms, max_stream_len)
+VALUES (%s, %s, %s, %s, %s, %s)
+ON CONFLICT (name) DO NOTHING
+RETURNING id
+
+-- name: create_partitions
+INSERT INTO openstream.partitions (topic_id, partition)
+SELECT %s, number FROM generate_series(0, %s::integer - 1) AS number
+
+-- name: alter_topic
+UPDATE openstream.topics
+SET retention_ms = %s, retention_bytes = %s, history_ms = %s, max_stream_len = %s
+WHERE name = %s AND deleting_at IS NULL
+  AND (retention_ms, retention_bytes, history_ms, max_stream_len)
+      IS DISTINCT FROM (%s::bigint, %s::bigint, %s::bigint, %s::bigint)
+RETURNING id
+
+-- name: mark_topic
+UPDATE openstream.topics SET deleting_at = now() WHERE name = %s AND deleting_at IS NULL RETURNING id
+
+-- name: close_partitions
+-- Locked in key order as writers do it; the new epoch fences off whoever owns one.
+WITH locked AS (
+    SELECT topic_id, partition FROM openstream.partitions WHERE topic_id = %s ORDER BY partition FOR NO KEY UPDATE
+)
+UPDATE openstream.partitions p
+SET closed = true, epoch = p.epoch + 1, owner = NULL, updated_at = now()
+FROM locked l
+WHERE p.topic_id = l.topic_id AND p.partition = l.partition
+
+-- name: lock_topic
+SELECT deleting_at IS NOT NULL FROM openstream.topics WHERE id = %s FOR UPDATE
+
+-- name: is_deleting
+SELECT deleting_at IS NOT NULL FROM openstream.topics WHERE id = %s
+
+-- name: purge_quarantine
+DELETE FROM openstream.quarantine WHERE id IN (SELECT id FROM openstream.quarantine WHERE topic_id = %s LIMIT %s)
+
+-- name: purge_groups
+DELETE FROM openstream.groups WHERE topic_id = %s
+
+-- name: purge_partitions
+DELETE FROM openstream.partitions WHERE topic_id = %s
+
+-- name: purge_topic
+DELETE FROM openstream.topics WHERE id = %s
+
+-- name: groups
+SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint
+FROM openstream.groups g
+JOIN openstream.topics t ON t.id = g.topic_id
+WHERE t.deleting_at IS NULL
+ORDER BY t.name, g.name
+
+-- name: group
+SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint
+FROM openstream.groups g
+JOIN openstream.topics t ON t.id = g.topic_id
+WHERE t.deleting_at IS NULL AND t.name = %s AND g.name = %s
+
+-- name: share_topic
+-- Holds off begin_delete until the group is committed.
+SELECT 1 FROM openstream.topics WHERE id = %s AND deleting_at IS NULL FOR SHARE
+
+-- name: create_group
+INSERT INTO openstream.groups (topic_id, name, start_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1
+
+-- name: delete_group
+DELETE FROM openstream.groups g
+USING openstream.topics t
+WHERE t.id = g.topic_id AND t.deleting_at IS NULL AND g.topic_id = %s AND g.name = %s
+
+-- name: time_partitions
+SELECT c.relname
+FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'openstream.event_log'::regclass
+ORDER BY c.relname
+
+-- name: lock_day
+SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)
+
+-- name: today
+SELECT (extract(epoch FROM now()) * 1000)::bigint / 86400000
+
+-- name: settle_session
+-- Never less than a commit on disk, and never less than the operator asked for.
+SELECT set_config('statement_timeout', %s, false),
+       set_config('lock_timeout', %s, false),
+       set_config('idle_in_transaction_session_timeout', %s, false),
+       set_config('search_path', 'pg_catalog', false),
+       CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', false) END
+
+-- name: history_page
+-- One page of a partition's log, over the primary key. At most `scan` rows are looked at, however few of them match, and
+-- sizes are known without fetching what was stored out of line. The last row looked at comes along even when it does not
+-- match: it says how far the page reaches.
+SELECT ms, seq, event_type, partition_key, CASE WHEN matches THEN payload END, timestamp_ms, headers,
+       matches, number, bytes
+FROM (
+    SELECT *,
+           row_number() OVER log AS number,
+           sum(CASE WHEN matches THEN size ELSE 0 END) OVER log AS bytes,
+           count(*) FILTER (WHERE matches) OVER log AS events
+    FROM (
+        SELECT ms, seq, event_type, partition_key, payload, timestamp_ms, headers,
+               %(event_type)s::text IS NULL OR event_type = %(event_type)s::text AS matches,
+               octet_length(payload) + octet_length(event_type) + coalesce(octet_length(partition_key), 0)
+               + coalesce(octet_length(headers), 0) AS size
+        FROM openstream.event_log
+        WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND idx = 0
+          AND generation = (SELECT generation FROM openstream.partitions
+                            WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND NOT closed)
+          AND ms BETWEEN %(first_ms)s AND %(last_ms)s
+          AND (ms, seq) >= (%(first_ms)s, %(first_seq)s) AND (ms, seq) <= (%(last_ms)s, %(last_seq)s)
+        ORDER BY ms, seq
+        LIMIT %(scan)s
+    ) looked_at
+    WINDOW log AS (ORDER BY ms, seq ROWS UNBOUNDED PRECEDING)
+) sized
+WHERE bytes - CASE WHEN matches THEN size ELSE 0 END < %(max_bytes)s
+  AND events - matches::integer < %(count)s
+  AND (matches OR number = %(scan)s)
+ORDER BY ms, seq
+
+-- name: history_page_of_key
+-- The same for one key, over event_log_key: the hash finds the rows, the key itself decides.
+SELECT ms, seq, event_type, partition_key, CASE WHEN matches THEN payload END, timestamp_ms, headers,
+       matches, number, bytes
+FROM (
+    SELECT *,
+           row_number() OVER log AS number,
+           sum(CASE WHEN matches THEN size ELSE 0 END) OVER log AS bytes,
+           count(*) FILTER (WHERE matches) OVER log AS events
+    FROM (
+        SELECT ms, seq, event_type, partition_key, payload, timestamp_ms, headers,
+               %(event_type)s::text IS NULL OR event_type = %(event_type)s::text AS matches,
+               octet_length(payload) + octet_length(event_type) + octet_length(partition_key)
+               + coalesce(octet_length(headers), 0) AS size
+        FROM openstream.event_log
+        WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND idx = 0
+          AND hashtextextended(partition_key, 0) = hashtextextended(%(key)s::text, 0) AND partition_key = %(key)s::text
+          AND generation = (SELECT generation FROM openstream.partitions
+                            WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND NOT closed)
+          AND ms BETWEEN %(first_ms)s AND %(last_ms)s
+          AND (ms, seq) >= (%(first_ms)s, %(first_seq)s) AND (ms, seq) <= (%(last_ms)s, %(last_seq)s)
+        ORDER BY ms, seq
+        LIMIT %(scan)s
+    ) looked_at
+    WINDOW log AS (ORDER BY ms, seq ROWS UNBOUNDED PRECEDING)
+) sized
+WHERE bytes - CASE WHEN matches THEN size ELSE 0 END < %(max_bytes)s
+  AND events - matches::integer < %(count)s
+  AND (matches OR number = %(scan)s)
+ORDER BY ms, seq
+
+-- name: floor
+SELECT floor_ms, floor_seq FROM openstream.partitions WHERE topic_id = %s AND partition = %s
+
+-- name: floors
+SELECT partition, floor_ms, floor_seq FROM openstream.partitions WHERE topic_id = %s AND NOT closed

@@ -1,0 +1,253 @@
+"""Every number a node counts, declared once, and the `Meter` that the actors count with.
+
+One object and one registry for each node, no globals: tests run many nodes in one process. The methods of `Meter` are
+called once per batch or request, so children are bound to their labels once and found again by a tuple; a call costs
+one or two microseconds. Labels come from closed sets, or name what exists: `forget_topic` and `forget_group` take their
+series away again. What is sampled rather than counted stands in `sampled.py`.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from openstream_runtime.domain.positions import TopicPartition
+from openstream_runtime.ports import StreamStats
+from openstream_runtime.telemetry.exposition import render
+from openstream_runtime.telemetry.sampled import SampledCollector
+from openstream_runtime.telemetry.series import Kinds, Names, Series
+
+# A group commit is one round trip to Redis: mostly under a millisecond, bad above a quarter of a second.
+_APPEND_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+# PostgreSQL: a COPY and a commit that waits for the disk.
+_COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Up to 30 s and more, because a long-poll may wait that long (API.md: `block_ms`).
+_REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BATCH_EVENTS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_TOPIC_PARTITION = ("topic", "partition")
+_TOPIC_GROUP = ("topic", "group")
+
+
+class Metrics:
+    """A node's numbers. Implements `ports.Meter`; what it serves at /metrics comes from `exposition`."""
+
+    def __init__(self, *, version: str, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        def counter(name: str, sentence: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(name, sentence, labels, registry=registry)
+
+        def histogram(name: str, sentence: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
+            return Histogram(name, sentence, labels, buckets=buckets, registry=registry)
+
+        build = Gauge("openstream_build_info", "Always 1: what runs here.", ("version", "python"), registry=registry)
+        build.labels(version, platform.python_version()).set(1)
+
+        # Producing.
+        self._events = counter(
+            "openstream_ingest_events_total", "Events appended to a partition's stream.", _TOPIC_PARTITION
+        )
+        self._bytes = counter(
+            "openstream_ingest_bytes_total", "Bytes appended to a partition's stream.", _TOPIC_PARTITION
+        )
+        self._requests = counter(
+            "openstream_ingest_requests_total", "Produce requests, by how they ended.", ("status",)
+        )
+        self._rejected = counter(
+            "openstream_rejected_total", "Requests refused because of backpressure, by reason.", ("reason",)
+        )
+        self._group_commit_events = histogram(
+            "openstream_group_commit_events", "Events that went to Redis in one pipelined append.", _BATCH_EVENTS
+        )
+        self._group_commit_seconds = histogram(
+            "openstream_group_commit_duration_seconds", "How long one pipelined append to Redis took.", _APPEND_SECONDS
+        )
+
+        # Consuming.
+        self._read = counter(
+            "openstream_consumer_read_events_total", "Events handed to consumers of a group.", _TOPIC_GROUP
+        )
+        self._acked = counter(
+            "openstream_consumer_ack_total", "Events that consumers of a group acknowledged.", _TOPIC_GROUP
+        )
+        self._claimed = counter(
+            "openstream_consumer_claimed_total", "Events that consumers of a group claimed.", _TOPIC_GROUP
+        )
+        self._released = counter(
+            "openstream_consumer_released_total", "Events given back to a group for another delivery.", _TOPIC_GROUP
+        )
+
+        # Persisting.
+        self._persisted = counter(
+            "openstream_persisted_total", "Events of a partition committed to PostgreSQL.", _TOPIC_PARTITION
+        )
+        self._quarantined = counter(
+            "openstream_quarantined_total", "Events PostgreSQL refused, kept in the quarantine table.", _TOPIC_PARTITION
+        )
+        self._trimmed = counter(
+            "openstream_trimmed_total", "Persisted events trimmed from a partition's stream.", _TOPIC_PARTITION
+        )
+        self._commit_events = histogram(
+            "openstream_store_commit_events", "Events committed to PostgreSQL in one transaction.", _BATCH_EVENTS
+        )
+        self._commit_seconds = histogram(
+            "openstream_store_commit_duration_seconds",
+            "How long one transaction on PostgreSQL took, failed ones included.",
+            _COMMIT_SECONDS,
+        )
+
+        # The node.
+        self._leases = counter(
+            "openstream_lease_changes_total", "What happened to leases on partitions, by kind.", ("change",)
+        )
+        self._restarts = counter(
+            "openstream_actor_restarts_total", "Actors that ended and were started again.", ("actor",)
+        )
+        self._http_seconds = histogram(
+            "openstream_http_request_duration_seconds",
+            "How long HTTP requests took, long-polls included, by method and route.",
+            _REQUEST_SECONDS,
+            ("method", "path"),
+        )
+        self._http_responses = counter(
+            "openstream_http_responses_total",
+            "HTTP responses by method, route and status.",
+            ("method", "path", "status"),
+        )
+
+        self._sampled = SampledCollector(monotonic)
+        registry.register(self._sampled)
+
+        self._appends = Series(self._events, self._bytes)
+        self._persists = Series(self._persisted, self._quarantined)
+        self._trims = Series(self._trimmed)
+        self._reads = Series(self._read)
+        self._acks = Series(self._acked)
+        self._claims = Series(self._claimed)
+        self._releases = Series(self._released)
+        # Closed sets by intent. The bounds hold when somebody passes a raw path or an error's text one day.
+        self._statuses = Kinds(self._requests, 64)
+        self._reasons = Kinds(self._rejected, 64)
+        self._changes = Kinds(self._leases, 64)
+        self._actors = Kinds(self._restarts, 256)
+        self._paths = Names(256)
+        self._http: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
+
+    # ----------------------------------------------------------------------------------------------- ports.Meter
+
+    def appended(self, topic: str, partition: int, events: int, size: int) -> None:
+        appended, volume = self._appends[topic, partition]
+        if events > 0 and size >= 0:
+            appended.inc(events)
+            volume.inc(size)
+
+    def group_commit(self, events: int, seconds: float) -> None:
+        self._group_commit_events.observe(events)
+        self._group_commit_seconds.observe(seconds)
+
+    def ingest_request(self, status: str) -> None:
+        self._statuses[status].inc()
+
+    def rejected(self, reason: str) -> None:
+        self._reasons[reason].inc()
+
+    def read(self, topic: str, group: str, events: int) -> None:
+        self._reads.add((topic, group), events)
+
+    def acked(self, topic: str, group: str, events: int) -> None:
+        self._acks.add((topic, group), events)
+
+    def claimed(self, topic: str, group: str, events: int) -> None:
+        self._claims.add((topic, group), events)
+
+    def released(self, topic: str, group: str, events: int) -> None:
+        self._releases.add((topic, group), events)
+
+    def persisted(self, topic: str, partition: int, events: int, quarantined: int) -> None:
+        persisted, refused = self._persists[topic, partition]
+        if events > 0:
+            persisted.inc(events)
+        if quarantined > 0:
+            refused.inc(quarantined)
+
+    def store_commit(self, events: int, seconds: float) -> None:
+        self._commit_events.observe(events)
+        self._commit_seconds.observe(seconds)
+
+    def trimmed(self, topic: str, partition: int, events: int) -> None:
+        self._trims.add((topic, partition), events)
+
+    def lease(self, change: str) -> None:
+        self._changes[change].inc()
+
+    def http_request(self, method: str, path: str, status: int, seconds: float) -> None:
+        """`path` is the route's template; one that no route matched is the edge's to name (`<unmatched>`)."""
+        key = (method, path, status)
+        bound = self._http.get(key)
+        if bound is None:
+            bound = self._bind_http(method, path, status)
+        bound[0].observe(seconds)
+        bound[1].inc()
+
+    # ------------------------------------------------------------------------------------------------ for the node
+
+    def actor_restarted(self, actor: str) -> None:
+        """An actor was started again; `actor` is its kind, not its path (see observer.py)."""
+        self._actors[actor].inc()
+
+    def observe_sample(
+        self, stats: Mapping[TopicPartition, StreamStats], memory: Mapping[str, int], nodes: int
+    ) -> None:
+        """Replace what was sampled before, as a whole: what is not in it is gone from /metrics.
+
+        `memory` is `EventLog.memory()`, in bytes; `nodes` counts the live ones.
+        """
+        self._sampled.replace(stats, memory, nodes)
+
+    def observe_mailboxes(self, waiting: Mapping[str, int], limit: int) -> None:
+        """Bytes that wait in each mailbox, by its name (a topic's for ingestion), and how many may; replaces all."""
+        self._sampled.replace_mailboxes(waiting, limit)
+
+    def forget_topic(self, topic: str) -> None:
+        """Drop every series of a deleted topic. After its actors have ended: a later count would bring it back."""
+        for series in (
+            self._appends,
+            self._persists,
+            self._trims,
+            self._reads,
+            self._acks,
+            self._claims,
+            self._releases,
+        ):
+            series.forget(topic)
+        self._sampled.forget_topic(topic)
+
+    def forget_group(self, topic: str, group: str) -> None:
+        """Drop every series of a deleted group."""
+        for series in (self._reads, self._acks, self._claims, self._releases):
+            series.forget(topic, group)
+
+    def exposition(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body for /metrics, in the format the `Accept` header asks for. Never raises for a header."""
+        return render(self.registry, accept)
+
+    def _bind_http(self, method: str, path: str, status: int) -> tuple[Histogram, Counter]:
+        known_method = method if method in _METHODS else "OTHER"
+        known_path = self._paths[path]
+        known_status = status if 100 <= status <= 599 else 0
+        bound = (
+            self._http_seconds.labels(known_method, known_path),
+            self._http_responses.labels(known_method, known_path, str(known_status)),
+        )
+        if (known_method, known_path, known_status) == (method, path, status):
+            self._http[method, path, status] = bound  # only what is bounded is remembered
+        return bound

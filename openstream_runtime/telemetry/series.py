@@ -1,0 +1,63 @@
+"""Bound children of labelled counters, found by a tuple in a tenth of a microsecond, and dropped by prefix."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+_Labels = tuple[str, str] | tuple[str, int]
+
+
+class Series(dict[_Labels, tuple[Counter, ...]]):
+    """Children of one or several counters that share their labels: `(topic, partition)` or `(topic, group)`."""
+
+    def __init__(self, *counters: Counter) -> None:
+        super().__init__()
+        self._counters = counters
+
+    def __missing__(self, labels: _Labels) -> tuple[Counter, ...]:
+        children = tuple(counter.labels(*labels) for counter in self._counters)
+        self[labels] = children
+        return children
+
+    def add(self, labels: _Labels, amount: int) -> None:
+        """Count on the first counter. The series exists from its first call on, also when that counts nothing."""
+        child = self[labels][0]
+        if amount > 0:
+            child.inc(amount)
+
+    def forget(self, *prefix: str) -> None:
+        """Remove every child whose labels begin with `prefix`, here and from the counters."""
+        for labels in [labels for labels in self if labels[: len(prefix)] == prefix]:
+            del self[labels]
+            for counter in self._counters:
+                counter.remove(*labels)
+
+
+class Kinds(dict[str, Counter]):
+    """Children of a counter with one label whose values are a closed set, or `other` beyond `limit` of them."""
+
+    def __init__(self, counter: Counter, limit: int) -> None:
+        super().__init__()
+        self._counter = counter
+        self._names = Names(limit)
+
+    def __missing__(self, kind: str) -> Counter:
+        name = self._names[kind]
+        child = self._counter.labels(name)
+        if name == kind:  # only what is bounded is remembered
+            self[kind] = child
+        return child
+
+
+class Names(dict[str, str]):
+    """A set of label values that cannot grow without end: from `limit` on, new ones are `other`."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def __missing__(self, name: str) -> str:
+        if len(self) >= self._limit:
+            return "other"
+        self[name] = name
+        return name

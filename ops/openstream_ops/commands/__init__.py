@@ -1,0 +1,1 @@
+"""One command of `openstream` a file. A command parses, calls one thing and turns its outcome into an exit code."""

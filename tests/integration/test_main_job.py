@@ -1,0 +1,169 @@
+"""The main job at full size: 8 producers, 4 consumers of one group, 2 or 3 nodes, 200,000 events. Nothing may be lost,
+doubled or reordered, whatever happens in the middle."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+import redis
+
+from openstream_ops.servers import EmbeddedServers
+from support.checks import Report, check
+from support.cluster import Cluster
+from support.dumps import dump_postgres, dump_redis
+from support.history import History, Outcome
+from support.load import Plan, run_load
+from support.nodes import Nodes
+
+EVENTS = 200_000
+LEASE_S = 2.0
+CLAIM_IDLE_MS = 3_000
+ENVIRONMENT = {
+    # Long enough for an entry to be claimed from a dead consumer's hands, short enough to see trimming at work.
+    "OPENSTREAM_RETENTION_MS": "12000",
+    "OPENSTREAM_LEASE_MS": str(int(LEASE_S * 1000)),
+    "OPENSTREAM_CLAIM_IDLE_MS": str(CLAIM_IDLE_MS),
+    "OPENSTREAM_LOG_LEVEL": "info",
+}
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
+
+
+def wait_for(condition: Callable[[], object], what: str, within_s: float) -> float:
+    """Poll until it holds; how many seconds that took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within_s, f"waited {within_s:.0f} s in vain: {what}"
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def holders(redis_url: str, topic: str, partitions: int) -> list[str | None]:
+    """The node that holds each partition's lease, as Redis says."""
+    client = redis.Redis.from_url(redis_url, protocol=2)
+    try:
+        values = [client.get(f"{{os:stream:{topic}:{number}}}:lease") for number in range(partitions)]
+    finally:
+        client.close()
+    return [value.decode().partition(":")[0] if isinstance(value, bytes) else None for value in values]
+
+
+def lengths(redis_url: str, topic: str, partitions: int) -> list[int]:
+    client = redis.Redis.from_url(redis_url, protocol=2)
+    try:
+        return [int(client.xlen(f"os:stream:{topic}:{number}")) for number in range(partitions)]
+    finally:
+        client.close()
+
+
+def statuses(cluster: Cluster, number: int) -> dict[str, int]:
+    """How a node's produce requests ended, by status."""
+    _, body = cluster.request(number, "GET", "/metrics")
+    prefix = 'openstream_ingest_requests_total{status="'
+    lines = [line[len(prefix) :] for line in body.decode().splitlines() if line.startswith(prefix)]
+    return {line[:3]: int(float(line.rpartition(" ")[2])) for line in lines}
+
+
+def judge(servers: EmbeddedServers, history: History, plan: Plan, *, calm: bool) -> Report:
+    """Wait until PostgreSQL has everything, then hold the history against both stores."""
+
+    def stored() -> int:
+        return sum(len(rows) for rows in dump_postgres(servers.database_url, history.topic).values())
+
+    wanted = sum(1 for _ in history.with_outcome(Outcome.OK))
+    wait_for(lambda: stored() >= wanted, "PostgreSQL holds every acknowledged event", 60)
+    return check(
+        history,
+        dump_redis(servers.redis_url, history.topic, plan.partitions),
+        dump_postgres(servers.database_url, history.topic),
+        groups=plan.groups,
+        calm=calm,
+    )
+
+
+async def test_every_event_is_consumed_and_stored_once_in_order_and_redis_is_trimmed_behind_the_watermark(
+    own_servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    history, plan = History("calm"), Plan(events=EVENTS, deadline_s=200)
+    with Cluster(own_servers, tmp_path, nodes=2, environment=ENVIRONMENT) as cluster:
+        async with Nodes(cluster.urls, cluster.token()) as nodes:
+            drained = await run_load(history, nodes, plan)
+        report = judge(own_servers, history, plan, calm=True)
+        assert not report.violations, str(report)
+        assert drained, str(report)
+        assert set(statuses(cluster, 0)) | set(statuses(cluster, 1)) == {"200"}
+        wait_for(
+            lambda: sum(lengths(own_servers.redis_url, history.topic, plan.partitions)) == 0,
+            "everything persisted and past its retention is trimmed",
+            60,
+        )
+        assert sum(len(rows) for rows in dump_postgres(own_servers.database_url, history.topic).values()) == EVENTS
+
+
+async def test_postgresql_may_be_away_for_20_seconds_and_nobody_notices(
+    own_servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    history, plan = History("away"), Plan(events=EVENTS, deadline_s=200)
+
+    async def stop_postgresql() -> None:
+        await anyio.sleep(2)
+        await anyio.to_thread.run_sync(own_servers.postgres.stop)
+        history.note("postgresql stopped")
+        await anyio.sleep(20)
+        await anyio.to_thread.run_sync(own_servers.postgres.start)
+        history.note("postgresql started")
+
+    with Cluster(own_servers, tmp_path, nodes=2, environment=ENVIRONMENT) as cluster:
+        async with Nodes(cluster.urls, cluster.token()) as nodes:
+            drained = await run_load(history, nodes, plan, stop_postgresql)
+        report = judge(own_servers, history, plan, calm=True)
+        assert not report.violations, str(report)
+        assert drained, str(report)
+        # 25,000 events a partition stay below every bound, so not one request may have been refused.
+        assert set(statuses(cluster, 0)) | set(statuses(cluster, 1)) == {"200"}
+
+
+async def test_a_node_killed_in_the_middle_costs_nothing_and_its_partitions_are_owned_again_in_time(
+    own_servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    history = History("killed")
+    plan = Plan(
+        events=EVENTS, deadline_s=200, claim_every_s=2.0, claim_idle_ms=CLAIM_IDLE_MS, quiet_s=2 * CLAIM_IDLE_MS / 1000
+    )
+    took: list[float] = []
+    with Cluster(own_servers, tmp_path, nodes=3, environment=ENVIRONMENT) as cluster:
+
+        def orphans(dead: set[str]) -> bool:
+            now = holders(own_servers.redis_url, history.topic, plan.partitions)
+            return any(holder is None or holder in dead for holder in now)
+
+        async def kill_a_node() -> None:
+            await anyio.sleep(4)
+            _, body = await anyio.to_thread.run_sync(
+                lambda: cluster.request(2, "GET", "/v1/cluster", token=cluster.token())
+            )
+            dead = {_node_of(body)}
+            await anyio.to_thread.run_sync(cluster.kill, 2)
+            history.note(f"killed {dead}")
+            took.append(
+                await anyio.to_thread.run_sync(
+                    lambda: wait_for(lambda: not orphans(dead), "every partition has a living owner", 30)
+                )
+            )
+            history.note(f"owned again after {took[0]:.1f} s")
+
+        async with Nodes(cluster.urls, cluster.token()) as nodes:
+            drained = await run_load(history, nodes, plan, kill_a_node)
+        report = judge(own_servers, history, plan, calm=False)
+        assert not report.violations, str(report)
+        assert drained, str(report)
+        assert took[0] < LEASE_S + 2.0, str(report)
+
+
+def _node_of(cluster_body: bytes) -> str:
+    return str(json.loads(cluster_body)["node"])

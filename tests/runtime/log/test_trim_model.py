@@ -1,0 +1,124 @@
+"""Whatever owners, strangers and producers do in whatever order: Redis does as the model says, and the model keeps
+every event after the cursor.
+
+FakeLog is the model. Positions differ between the two, so each is named by its place in the order of appends.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from openstream_runtime.domain.errors import LeaseLost
+from openstream_runtime.domain.positions import ZERO, Position
+from openstream_runtime.domain.topics import Topic
+from openstream_runtime.log import RedisLog
+from openstream_runtime.ports import Appended
+from support.fake_log import FakeLog
+from support.log_harness import Log, append_one, at, cursor, events, new_topic
+
+pytestmark = pytest.mark.anyio
+OWNER, STALE = "owner:1", "stale:1"
+
+number = st.integers(0, 40)
+step = st.one_of(
+    st.tuples(st.just("append"), st.integers(1, 8), st.integers(1, 30)),
+    st.tuples(st.just("mark"), number, st.one_of(st.none(), st.integers(0, 9)), st.one_of(st.none(), number)),
+    st.tuples(st.just("stale"), number, number),
+    st.tuples(st.just("verify"), number),
+    st.tuples(st.just("read"), st.integers(1, 10)),
+    st.tuples(st.just("release"), number, st.booleans()),
+    st.tuples(st.just("ack"), number),
+    st.tuples(st.just("claim"), st.integers(1, 10)),
+)
+
+
+class Run:
+    """One log doing the steps; what it saw, in terms that do not depend on its clock."""
+
+    def __init__(self, log: Log, topic: Topic) -> None:
+        self.log, self.topic = log, topic
+        self.positions: list[Position] = []
+        #: How far PostgreSQL has it: the highest cursor that was ever committed.
+        self.committed = 0
+
+    def position(self, index: int) -> Position:
+        """Of the n-th event, 1 for the first; 0 stands before all of them."""
+        return self.positions[min(index, len(self.positions)) - 1] if index and self.positions else ZERO
+
+    def index(self, position: Position) -> int:
+        return self.positions.index(position) + 1 if position != ZERO else 0
+
+    async def do(self, name: str, *args: Any) -> object:
+        return await getattr(self, name)(*args)
+
+    async def append(self, count: int, bound: int) -> object:
+        outcome = await append_one(self.log, self.topic, events(count), max_unpersisted=bound)
+        if isinstance(outcome, Appended):
+            self.positions += outcome.positions
+            return len(outcome.positions)
+        return outcome
+
+    async def mark(self, index: int, count: int | None, below: int | None) -> object:
+        self.committed = max(self.committed, min(index, len(self.positions)))
+        trim_below = None if below is None else self.position(below)
+        return await self.log.events.mark_persisted(
+            at(self.topic), OWNER, self.position(index), count=count, trim_below=trim_below
+        )
+
+    async def stale(self, index: int, below: int) -> None:
+        with pytest.raises(LeaseLost):
+            await self.log.events.mark_persisted(
+                at(self.topic), STALE, self.position(index), count=1, trim_below=self.position(below)
+            )
+
+    async def verify(self, index: int) -> None:
+        self.committed = max(self.committed, min(index, len(self.positions)))
+        await self.log.events.verify(self.topic, 0, cursor(self.position(index)))
+
+    async def read(self, count: int) -> object:
+        found = await self.log.groups.read(self.topic.name, "g", "c", [0], count=count)
+        return [(self.index(one.event.position), one.deliveries) for one in found.deliveries], {
+            partition: self.index(tail) for partition, tail in found.tails.items()
+        }
+
+    async def claim(self, count: int) -> object:
+        found = await self.log.groups.claim(self.topic.name, "g", "c", [0], min_idle_ms=0, count=count)
+        return [(self.index(one.event.position), one.deliveries) for one in found.deliveries]
+
+    async def release(self, index: int, undelivered: bool) -> object:
+        items = {0: [self.position(index)]}
+        return await self.log.groups.release(self.topic.name, "g", "c", items, undelivered=undelivered)
+
+    async def ack(self, index: int) -> object:
+        return await self.log.groups.ack(self.topic.name, "g", {0: [self.position(index)]})
+
+    async def look(self) -> object:
+        held = await self.log.events.read_after(at(self.topic), ZERO, count=10_000)
+        kept = [self.index(one.position) for one in held]
+        after = list(range(self.committed + 1, len(self.positions) + 1))
+        assert kept[len(kept) - len(after) :] == after, "an event after the cursor is gone"
+        [stats] = await self.log.events.stats([at(self.topic)])
+        [group] = stats.groups
+        return kept, stats.unpersisted, stats.persisted_count, self.index(stats.persisted), group.pending
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(step, min_size=1, max_size=25))
+async def test_redis_and_the_model_agree_and_nothing_after_the_cursor_is_trimmed(log: RedisLog, steps: Any) -> None:
+    topic = new_topic()
+    topic = Topic(topic.id, f"{topic.name}-{secrets.token_hex(4)}", 1)
+    runs = [Run(log, topic), Run(FakeLog(), topic)]
+    for run in runs:
+        await run.log.events.verify(topic, 0, cursor())
+        await run.log.groups.create(topic.name, "g", {0: "0-0"})
+        assert await run.log.leases.acquire(at(topic), OWNER, 600_000)
+    for name, *args in steps:
+        real, model = [await run.do(name, *args) for run in runs]
+        assert real == model, (name, args)
+        real, model = [await run.look() for run in runs]
+        assert real == model, (name, args)

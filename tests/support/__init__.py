@@ -1,0 +1,1 @@
+"""Fakes and helpers the whole suite shares."""

@@ -1,0 +1,357 @@
+"""A node in memory: the gateway's face over lists, behaving as API.md says, and able to be in trouble on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound, OpenStreamError
+from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
+from openstream_runtime.domain.partitioning import partition_of
+from openstream_runtime.domain.positions import ZERO, Position
+from openstream_runtime.domain.topics import Group, Topic, TopicSettings
+from openstream_runtime.gateway.gateway import Gateway
+from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, Produced, ResetDone
+from openstream_runtime.ports import ConsumerInfo, GroupPartition
+
+PARTITIONS_DEFAULT = 4
+_START_MS = 1_730_000_000_000
+
+
+@dataclass
+class Pending:
+    consumer: str
+    event: StoredEvent
+    deliveries: int
+
+
+@dataclass
+class FakeGroup:
+    name: str
+    start_id: str
+    at: dict[int, Position]
+    pending: dict[int, dict[Position, Pending]]
+    #: Given back: served first, by position.
+    released: dict[int, dict[Position, Pending]]
+
+
+@dataclass
+class FakeTopic:
+    topic: Topic
+    log: list[list[StoredEvent]]
+    groups: dict[str, FakeGroup] = field(default_factory=dict)
+
+
+class FakeGateway(Gateway):
+    """What a test may turn: `trouble` (raised by the next calls), `closed()` (appends wait), `drain()`."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, FakeTopic] = {}
+        self.trouble: list[Exception] = []
+        self.gate = anyio.Event()
+        self.gate.set()
+        self.draining = False
+        self.appends: list[int] = []
+        self.acks: list[Ack] = []
+        self.arrived = 0
+        self.given_back = 0
+        self.waiting = 0
+        self.cancelled = 0
+        self._clock = _START_MS
+        self._turn = 0
+        self._ids = 0
+        self._news = anyio.Event()
+
+    # ------------------------------------------------------------------------------------------------- levers
+
+    @contextmanager
+    def closed(self) -> Iterator[Callable[[], None]]:
+        """Appends wait; call what is given to let them go."""
+        self.gate = anyio.Event()
+        try:
+            yield lambda: self.gate.set()
+        finally:
+            self.gate.set()
+
+    def drain(self) -> None:
+        self.draining = True
+        self._tell()
+
+    def events(self, topic: str) -> list[StoredEvent]:
+        """Every stored event, partition by partition."""
+        return [event for log in self.held[topic].log for event in log] if topic in self.held else []
+
+    def _check(self) -> None:
+        if self.trouble:
+            raise self.trouble.pop(0)
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = anyio.Event()
+
+    def _find(self, topic: str) -> FakeTopic:
+        if topic not in self.held:
+            raise NotFound(f"there is no topic {topic}", topic=topic)
+        return self.held[topic]
+
+    def _group(self, topic: str, group: str) -> FakeGroup:
+        found = self._find(topic)
+        if group not in found.groups:
+            raise NotFound(f"topic {topic} has no group {group}", topic=topic, group=group)
+        return found.groups[group]
+
+    # ------------------------------------------------------------------------------------------------- topics
+
+    async def put_topic(self, name: str, partitions: int | None, settings: TopicSettings) -> tuple[Topic, bool]:
+        self._check()
+        known = self.held.get(name)
+        if known is None:
+            self._ids += 1
+            topic = Topic(self._ids, name, partitions or PARTITIONS_DEFAULT, settings, _START_MS)
+            self.held[name] = FakeTopic(topic, [[] for _ in range(topic.partitions)])
+            return topic, True
+        if partitions not in {None, known.topic.partitions}:
+            raise Conflict(f"topic {name} has {known.topic.partitions} partitions", topic=name)
+        known.topic = Topic(known.topic.id, name, known.topic.partitions, settings, _START_MS)
+        return known.topic, False
+
+    async def topics(self) -> list[Topic]:
+        self._check()
+        return [self.held[name].topic for name in sorted(self.held)]
+
+    async def topic(self, name: str) -> Topic:
+        self._check()
+        return self._find(name).topic
+
+    async def delete_topic(self, name: str) -> Topic:
+        self._check()
+        found = self._find(name)
+        del self.held[name]
+        return found.topic
+
+    # ------------------------------------------------------------------------------------------------ produce
+
+    async def produce(
+        self, topic: str, events: Sequence[NewEvent], *, partitions: int | None = None, ack: Ack = Ack.APPENDED
+    ) -> Produced:
+        await self.gate.wait()
+        self._check()
+        if ack is Ack.PERSISTED:
+            raise InvalidRequest("ack persisted is not here yet")
+        known = self.held.get(topic)
+        if known is None:
+            await self.put_topic(topic, partitions, TopicSettings())
+            known = self.held[topic]
+        elif partitions not in {None, known.topic.partitions}:
+            raise Conflict(f"topic {topic} has {known.topic.partitions} partitions", topic=topic)
+        count = known.topic.partitions
+        self._turn += 1
+        results = []
+        for event in events:
+            key = event.partition_key
+            partition = self._turn % count if key is None else partition_of(key, count)
+            self._clock += 1
+            at = Position(self._clock, 0)
+            known.log[partition].append(
+                StoredEvent(at, event.event_type, key, event.payload, event.timestamp_ms, event.headers)
+            )
+            results.append((partition, at))
+        self.appends.append(len(events))
+        self.acks.append(ack)
+        self._tell()
+        return Produced(topic, count, results)
+
+    # ------------------------------------------------------------------------------------------------- groups
+
+    async def create_group(self, topic: str, group: str, *, start_id: str | None, start_ms: int | None) -> GroupCreated:
+        self._check()
+        found = self._find(topic)
+        start = start_id if start_id is not None else f"{start_ms}-0"
+        count = found.topic.partitions
+        is_new = group not in found.groups
+        if is_new:
+            at = {partition: self._start(found, partition, start) for partition in range(count)}
+            found.groups[group] = FakeGroup(
+                group, start, at, {p: {} for p in range(count)}, {p: {} for p in range(count)}
+            )
+        known = Group(found.topic.id, topic, group, found.groups[group].start_id)
+        return GroupCreated(known, count, count if is_new else 0, is_new)
+
+    @staticmethod
+    def _start(found: FakeTopic, partition: int, start: str) -> Position:
+        if start == "$":
+            return found.log[partition][-1].position if found.log[partition] else ZERO
+        return Position.parse(start)
+
+    async def groups(self, topic: str) -> list[str]:
+        self._check()
+        return sorted(self._find(topic).groups)
+
+    async def describe_group(self, topic: str, group: str) -> list[GroupPartition]:
+        self._check()
+        known, log = self._group(topic, group), self._find(topic).log
+        found = []
+        for partition, at in known.at.items():
+            held = known.pending[partition]
+            names = sorted({one.consumer for one in held.values()})
+            consumers = [ConsumerInfo(name, sum(one.consumer == name for one in held.values()), 5) for name in names]
+            lag = sum(event.position > at for event in log[partition])
+            found.append(GroupPartition(partition, at, len(held), lag, 7 if lag else 0, consumers))
+        return found
+
+    async def delete_group(self, topic: str, group: str) -> None:
+        self._check()
+        self._group(topic, group)
+        del self._find(topic).groups[group]
+
+    async def read(
+        self,
+        topic: str,
+        group: str,
+        consumer: str,
+        *,
+        count: int,
+        block_ms: int,
+        partitions: Sequence[int] | None = None,
+    ) -> Handout:
+        self._check()
+        self._group(topic, group)
+        numbers = self._numbers(topic, partitions)
+        self.waiting += 1
+        try:
+            with anyio.move_on_after(block_ms / 1000):
+                while not self.draining and not self._ready(topic, group, numbers):
+                    await self._news.wait()
+        except BaseException:
+            self.cancelled += 1
+            raise
+        finally:
+            self.waiting -= 1
+        return self._hand_out(topic, group, consumer, self._take(topic, group, consumer, numbers, count))
+
+    def _numbers(self, topic: str, partitions: Sequence[int] | None) -> list[int]:
+        count = self._find(topic).topic.partitions
+        numbers = list(range(count)) if partitions is None else list(partitions)
+        if any(number >= count for number in numbers):
+            raise InvalidRequest(f"topic {topic} has partitions 0 to {count - 1}", topic=topic)
+        return numbers
+
+    def _ready(self, topic: str, group: str, numbers: list[int]) -> bool:
+        known, log = self._group(topic, group), self._find(topic).log
+        return any(known.released[n] or (log[n] and log[n][-1].position > known.at[n]) for n in numbers)
+
+    def _take(self, topic: str, group: str, consumer: str, numbers: list[int], count: int) -> list[Delivery]:
+        known, log = self._group(topic, group), self._find(topic).log
+        taken: list[Delivery] = []
+        for number in numbers:
+            for at in sorted(known.released[number])[: count - len(taken)]:
+                one = known.released[number].pop(at)
+                known.pending[number][at] = Pending(consumer, one.event, one.deliveries + 1)
+                taken.append(Delivery(number, one.event, one.deliveries + 1))
+            fresh = [event for event in log[number] if event.position > known.at[number]][: count - len(taken)]
+            for event in fresh:
+                known.at[number] = event.position
+                known.pending[number][event.position] = Pending(consumer, event, 1)
+                taken.append(Delivery(number, event, 1))
+        return taken
+
+    def _hand_out(self, topic: str, group: str, consumer: str, taken: list[Delivery]) -> Handout:
+        settled = False
+
+        def settle() -> None:
+            nonlocal settled
+            assert not settled, "a handout is settled once"
+            settled = True
+
+        def arrived() -> None:
+            settle()
+            self.arrived += 1
+
+        def give_back() -> None:
+            settle()
+            self.given_back += 1
+            known = self._group(topic, group)
+            for delivery in taken:
+                one = known.pending[delivery.partition].pop(delivery.event.position)
+                one.deliveries -= 1  # it never arrived
+                known.released[delivery.partition][delivery.event.position] = one
+            self._tell()
+
+        return Handout(taken, arrived, give_back)
+
+    async def ack(self, topic: str, group: str, items: dict[int, list[Position]]) -> int:
+        self._check()
+        known = self._group(topic, group)
+        self._numbers(topic, list(items))
+        return sum(known.pending[n].pop(at, None) is not None for n, ats in items.items() for at in ats)
+
+    async def claim(
+        self,
+        topic: str,
+        group: str,
+        consumer: str,
+        *,
+        min_idle_ms: int,
+        count: int,
+        partitions: Sequence[int] | None = None,
+    ) -> Handout:
+        self._check()
+        known = self._group(topic, group)
+        taken: list[Delivery] = []
+        for number in self._numbers(topic, partitions):
+            for one in list(known.pending[number].values())[: count - len(taken)]:
+                one.consumer, one.deliveries = consumer, one.deliveries + 1
+                taken.append(Delivery(number, one.event, one.deliveries))
+        return self._hand_out(topic, group, consumer, taken)
+
+    async def reset(
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None,
+        start_ms: int | None,
+        partitions: Sequence[int] | None = None,
+    ) -> ResetDone:
+        self._check()
+        known, found = self._group(topic, group), self._find(topic)
+        start = start_id if start_id is not None else f"{start_ms}-0"
+        numbers = self._numbers(topic, partitions)
+        dropped = 0
+        for number in numbers:
+            dropped += len(known.pending[number]) + len(known.released[number])
+            known.pending[number].clear()
+            known.released[number].clear()
+            known.at[number] = self._start(found, number, start)
+        return ResetDone(start, len(numbers), dropped)
+
+    # ----------------------------------------------------------------------------------------------- watching
+
+    def summary(self, allows: Callable[[str], bool]) -> dict[str, Any]:
+        return {
+            "topics": [
+                {"topic": name, "partitions": held.topic.partitions, "partition_stats": []}
+                for name, held in sorted(self.held.items())
+                if allows(name)
+            ],
+            "redis": {"used_memory": 1, "used_memory_human": "1B"},
+            "postgres": {},
+            "nodes": [],
+        }
+
+    def cluster(self) -> dict[str, Any]:
+        return {"nodes": [{"id": "n1"}], "partitions": [], "tree": {"id": "node", "children": []}}
+
+    def readiness(self) -> list[Check]:
+        return [Check("redis", True, "2 ms"), Check("postgres", True), Check("not draining", not self.draining)]
+
+    def metrics(self, accept: str) -> tuple[str, bytes]:
+        return "text/plain; version=0.0.4; charset=utf-8", b"# HELP up up\nup 1.0\n"
+
+
+class Trouble(OpenStreamError):
+    """An error of the domain that no client can cause."""

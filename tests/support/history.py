@@ -1,0 +1,217 @@
+"""What clients did and saw, recorded as it happened: the ground truth that a run is checked against afterwards.
+
+Each event is known by (producer, seq); its payload repeats both and the key, so every copy of it can be recognised,
+in an answer, in Redis or in PostgreSQL. Memory: about 400 bytes an event and 150 a delivery.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+#: Milliseconds and sequence: a stream id.
+Id = tuple[int, int]
+#: Producer and seq: one event.
+Ev = tuple[str, int]
+
+
+class Outcome(StrEnum):
+    """What a producer knows of an event it sent."""
+
+    #: No answer yet, or never one: as good as unknown.
+    INVOKED = "invoked"
+    OK = "ok"
+    #: Told, definitely, that it was not kept; and given up.
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+
+
+@dataclass(slots=True)
+class Sent:
+    """One event from its producer's side."""
+
+    key: str
+    digest: bytes
+    invoked: float
+    outcome: Outcome = Outcome.INVOKED
+    answered: float | None = None
+    partition: int | None = None
+    id: Id | None = None
+
+
+class Seen(NamedTuple):
+    """A copy of an event: somewhere, at a position."""
+
+    partition: int
+    id: Id
+    #: None: the payload is none that a producer of ours could have made.
+    ev: Ev | None
+    key: str | None
+    digest: bytes
+
+
+class Delivered(NamedTuple):
+    """A copy of an event in the answer to a read."""
+
+    seen: Seen
+    deliveries: int
+
+
+@dataclass(slots=True)
+class Read:
+    """One read (or claim) of one consumer of a group."""
+
+    group: str
+    consumer: str
+    invoked: float
+    ended: float
+    #: False: no answer came, so events may have been handed out to nobody.
+    ok: bool
+    items: Sequence[Delivered] = ()
+    is_claim: bool = False
+
+
+@dataclass(slots=True)
+class Ack:
+    """One acknowledgement."""
+
+    group: str
+    consumer: str
+    invoked: float
+    ended: float
+    ok: bool
+    items: Sequence[tuple[int, Id]]
+    acked: int | None = None
+
+
+@dataclass(slots=True)
+class History:
+    """Everything of one run on one topic. Written to by the tasks of one event loop."""
+
+    topic: str
+    sent: dict[Ev, Sent] = field(default_factory=dict)
+    reads: list[Read] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
+    #: Faults and unexpected answers, with their time.
+    notes: list[tuple[float, str]] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    #: For each group, what some consumer of it has got; kept up to date by `saw`.
+    delivered: dict[str, set[Ev]] = field(default_factory=dict)
+
+    # ---- producers
+
+    def invoke(self, ev: Ev, key: str, payload: bytes) -> None:
+        self.sent[ev] = Sent(key, digest_of(payload), time.monotonic())
+
+    def succeed(self, ev: Ev, partition: int, at: Id) -> None:
+        sent = self.sent[ev]
+        sent.outcome, sent.partition, sent.id, sent.answered = Outcome.OK, partition, at, time.monotonic()
+
+    def fail(self, ev: Ev) -> None:
+        self._end(ev, Outcome.FAIL)
+
+    def lose_track(self, ev: Ev) -> None:
+        """The outcome is unknown, and stays so."""
+        self._end(ev, Outcome.UNKNOWN)
+
+    def _end(self, ev: Ev, outcome: Outcome) -> None:
+        sent = self.sent[ev]
+        sent.outcome, sent.answered = outcome, time.monotonic()
+
+    # ---- anybody
+
+    def note(self, text: str) -> None:
+        """Something worth reading beside the violations: a fault that began, an answer nobody expected."""
+        self.notes.append((time.monotonic(), text))
+
+    def with_outcome(self, outcome: Outcome) -> Iterable[Ev]:
+        return (ev for ev, sent in self.sent.items() if sent.outcome is outcome)
+
+    def saw(self, read: Read) -> None:
+        """A read has ended, with an answer or without."""
+        self.reads.append(read)
+        got = self.delivered.setdefault(read.group, set())
+        got.update(item.seen.ev for item in read.items if item.seen.ev is not None)
+
+    def delivered_to(self, group: str) -> set[Ev]:
+        """Every event some consumer of the group has got."""
+        return self.delivered.get(group, set())
+
+    def save(self, path: Path) -> None:
+        """As JSON lines, for people, when a check has failed."""
+        with path.open("w") as file:
+
+            def write(at: float, **what: object) -> None:
+                file.write(json.dumps({"t": round(at - self.began, 4), **what}, default=_plain) + "\n")
+
+            for ev, sent in self.sent.items():
+                answered = None if sent.answered is None else round(sent.answered - self.began, 4)
+                write(
+                    sent.invoked, op="produce", ev=ev, key=sent.key, ph=sent.outcome, part=sent.partition,
+                    id=sent.id, answered=answered,
+                )  # fmt: skip
+            for read in self.reads:
+                items = [(item.seen.partition, item.seen.id, item.seen.ev, item.deliveries) for item in read.items]
+                write(
+                    read.invoked, op="claim" if read.is_claim else "read", group=read.group, cons=read.consumer,
+                    ok=read.ok, ended=round(read.ended - self.began, 4), items=items,
+                )  # fmt: skip
+            for ack in self.acks:
+                write(
+                    ack.invoked, op="ack", group=ack.group, cons=ack.consumer, ok=ack.ok,
+                    ended=round(ack.ended - self.began, 4), acked=ack.acked, items=ack.items,
+                )  # fmt: skip
+            for at, text in self.notes:
+                write(at, op="note", text=text)
+
+
+# ------------------------------------------------------------------------------------------------------- payloads
+
+_PAYLOAD = re.compile(rb'\{"producer": "([^"\\]*)", "key":"([^"\\]*)", "seq" : ([0-9]+), .*\}', re.DOTALL)
+
+
+def payload_of(ev: Ev, key: str, fill: int = 0) -> bytes:
+    """The payload of an event. Its odd spaces, numbers and escapes do not survive a parser: it must come back as sent.
+
+    Producer names and keys are plain: no quotes, no backslashes.
+    """
+    producer, seq = ev
+    odd = '"n": [-0.0, 1e2, 1.50], "\\u0041": "\\/"'
+    return f'{{"producer": "{producer}", "key":"{key}", "seq" : {seq}, {odd},  "fill":"{"x" * fill}"}}'.encode()
+
+
+def recognise(payload: bytes) -> tuple[Ev | None, str | None]:
+    """Which event, and which key, a payload says it is; None for what no producer of ours could have made."""
+    match = _PAYLOAD.fullmatch(payload)
+    return (None, None) if match is None else ((match[1].decode(), int(match[3])), match[2].decode())
+
+
+def seen(partition: int, at: Id, key: str | None, payload: bytes) -> Seen:
+    """A copy of an event, found at a position with a partition key and a payload."""
+    ev, key_inside = recognise(payload)
+    return Seen(partition, at, ev if key_inside == key else None, key, digest_of(payload))
+
+
+def digest_of(payload: bytes) -> bytes:
+    return blake2b(payload, digest_size=8).digest()
+
+
+def parse_id(text: str) -> Id:
+    """`<ms>-<seq>`; the producers' own reading of it, on purpose not the runtime's."""
+    ms, _, seq = text.partition("-")
+    return int(ms), int(seq)
+
+
+def show_id(at: Id | None) -> str:
+    return "nowhere" if at is None else f"{at[0]}-{at[1]}"
+
+
+def _plain(value: object) -> object:
+    return value.hex() if isinstance(value, bytes) else str(value)
