@@ -57,6 +57,8 @@ class Guard:
         self._observe = observe
         #: Requests that have begun and not ended.
         self.in_flight = 0
+        #: The server is about to stop: every answer ends its connection.
+        self.ending = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -68,7 +70,7 @@ class Guard:
 
     async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
         began = perf_counter()
-        answer = _Answer(send, scope["path"])
+        answer = _Answer(send, scope["path"], self)
         problem = fault(scope)
         if problem is None and self.in_flight >= self._max_requests and scope["path"] not in _ALWAYS:
             problem = Problem(BUSY)
@@ -89,9 +91,10 @@ class Guard:
 class _Answer:
     """`send`, with the headers that every answer carries."""
 
-    def __init__(self, send: Send, path: str) -> None:
+    def __init__(self, send: Send, path: str, guard: Guard) -> None:
         self._send = send
         self._path = path
+        self._guard = guard
         self.status: int | None = None
 
     async def __call__(self, message: Any) -> None:
@@ -104,6 +107,8 @@ class _Answer:
                 headers.append(_CSP)
             if _NO_STORE[0] not in names and self._path.startswith("/v1/"):
                 headers.append(_NO_STORE)
+            if self._guard.ending and b"connection" not in names:
+                headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)
 

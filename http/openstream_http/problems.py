@@ -15,6 +15,7 @@ import msgspec
 
 from openstream_runtime.domain.errors import (
     Conflict,
+    Gone,
     InvalidRequest,
     NotFound,
     OpenStreamError,
@@ -68,6 +69,12 @@ CONFLICT = Kind(
     409,
     "Conflict",
     "The request disagrees with what exists, a topic's partition count for one. Nothing was done.",
+)
+GONE = Kind(
+    "gone",
+    410,
+    "Not kept any more",
+    "The history asked for was there and is not kept any more; everything from `earliest_id` on is.",
 )
 BODY_TOO_LARGE = Kind(
     "body-too-large", 413, "Body too large", "The body, or one line of it, is larger than MAX_BODY_BYTES allows."
@@ -124,6 +131,7 @@ BY_ERROR: Mapping[type[OpenStreamError], Kind] = {
     InvalidRequest: INVALID,
     NotFound: NOT_FOUND,
     Conflict: CONFLICT,
+    Gone: GONE,
     Overloaded: OVERLOADED,
     Unavailable: UNAVAILABLE,
     OutcomeUnknown: OUTCOME_UNKNOWN,

@@ -1,7 +1,8 @@
 """HttpServer: the actor that listens. Last of the tree to start, first to stop.
 
 It stops by its trigger and is never cancelled: cancelling Hypercorn skips its shutdown and leaves handlers behind.
-Asked to stop it closes the port, lets requests in flight end, and after its grace cuts what is left.
+Asked to stop it first says goodbye in its answers, then closes the port, lets requests in flight end, and after its
+grace cuts what is left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import socket
 from asyncio import CancelledError
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -28,6 +30,11 @@ BACKLOG = 1_024
 KEEP_ALIVE = 15
 #: Hypercorn's own end of patience. Ours comes first; its way of cancelling raises out of `serve`.
 _NEVER_FIRST = 5.0
+#: Seconds, and the part of the grace at most, in which every answer ends its connection. A kept one that is closed
+#: while its client sends the next request leaves that client not knowing what became of it; one told to end does not.
+GOODBYE, GOODBYE_SHARE = 1.0, 0.4
+#: Seconds between looks whether anybody is still connected.
+_LOOK = 0.02
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +83,7 @@ class HttpServer:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch, ctx, config)
                 try:
-                    await serve(self._app, config, shutdown_trigger=ctx.stopping.wait)
+                    await serve(self._app, config, shutdown_trigger=partial(self._goodbye, ctx, config))
                 except CancelledError:
                     # Nobody can cancel a shielded scope from outside: this is Hypercorn tripping over a future that
                     # its own timeout cancelled. What it was about to do is end.
@@ -85,11 +92,21 @@ class HttpServer:
                     log.warning("http server ended uncleanly")
                 group.cancel_scope.cancel()
 
-    async def _watch(self, ctx: Context, config: ServerConfig) -> None:
-        """See to it that stopping ends."""
+    async def _goodbye(self, ctx: Context, config: ServerConfig) -> None:
+        """Return when it is time to close the port: everybody has left, or had the time to."""
         await ctx.stopping.wait()
         if self._on_stopping is not None:
             self._on_stopping()
+        guard = self._app.extensions.get("guard")
+        if isinstance(guard, Guard):
+            guard.ending = True
+        with anyio.move_on_after(min(GOODBYE, self._grace * GOODBYE_SHARE)):
+            while config.connections:  # noqa: ASYNC110 (Hypercorn tells nobody that a connection has ended)
+                await anyio.sleep(_LOOK)
+
+    async def _watch(self, ctx: Context, config: ServerConfig) -> None:
+        """See to it that stopping ends."""
+        await ctx.stopping.wait()
         await anyio.sleep(self._grace)
         if cut := config.abort_connections():
             log.warning("connections cut", connections=cut, grace_s=self._grace)

@@ -144,6 +144,29 @@ async def test_stopping_answers_polls_lets_requests_finish_and_returns_promptly(
             await anyio.connect_tcp("127.0.0.1", running.port)
 
 
+async def test_while_it_says_goodbye_every_request_is_served_and_its_connection_told_to_end(
+    serve: Any, gateway: FakeGateway
+) -> None:
+    async with serve(grace=20.0) as running:
+        produce = request("POST", EVENTS, ONE, token=running.client.token())
+        async with wire(running.port) as kept, wire(running.port) as silent:
+            await kept.send(produce)
+            assert "connection" not in (await kept.answer()).headers
+            running.ctx.ask_to_stop()
+            await until(lambda: gateway.draining)
+            await kept.send(produce)
+            answer = await kept.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            assert await kept.rest() == b""
+            async with wire(running.port) as late:  # a load balancer that has not looked yet
+                await late.send(produce)
+                assert (await late.answer()).status == 200
+            with fail_after(5):
+                assert await silent.rest() == b""
+                await running.ended.wait()
+    assert len(gateway.events("orders")) == 3
+
+
 async def test_what_does_not_end_within_the_grace_is_cut(serve: Any, gateway: FakeGateway) -> None:
     async with serve(grace=0.2) as running:
         with gateway.closed():

@@ -13,14 +13,13 @@ import anyio
 import pytest
 
 from openstream_ops.servers import EmbeddedServers
-from support.checks import Report, check
 from support.client import Client, Reply
 from support.cluster import Cluster
-from support.dumps import dump_postgres, dump_redis
-from support.history import History, Outcome
+from support.history import History
 from support.load import Plan, run_load
 from support.nodes import Nodes
 from support.partitions import count_stored, holders, wait_for
+from support.verdict import verdict
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -49,18 +48,6 @@ def waiting(client: Client) -> int:
     """Long-polls that wait on this node, as its own tree tells."""
     readers = [one for one in client.get("/v1/cluster").json["tree"]["children"] if one["id"] == "groups"]
     return sum(one["details"].get("waiting", 0) for reader in readers for one in walk(reader))
-
-
-def verdict(servers: EmbeddedServers, history: History, plan: Plan) -> Report:
-    """Wait until PostgreSQL has all that was acknowledged, then hold the history against both stores."""
-    wanted = sum(1 for _ in history.with_outcome(Outcome.OK))
-    wait_for(lambda: count_stored(servers.database_url, history.topic) >= wanted, "it is persisted", 60, every_s=0.3)
-    return check(
-        history,
-        dump_redis(servers.redis_url, history.topic, plan.partitions),
-        dump_postgres(servers.database_url, history.topic),
-        groups=plan.groups,
-    )
 
 
 def test_a_node_that_is_stopped_hands_over_at_once_and_answers_everybody(
@@ -132,7 +119,6 @@ async def test_a_rolling_restart_under_load_fails_no_request(own_servers: Embedd
         async with Nodes(cluster.urls, cluster.token()) as nodes:
             drained = await run_load(history, nodes, plan, roll)
     report = verdict(own_servers, history, plan)
-    print(report)
     assert not report.violations, str(report)
     assert drained, str(report)
     assert report.figures["fail"] == 0, str(report)
@@ -172,7 +158,6 @@ async def test_a_node_that_slept_through_its_leases_does_no_harm_when_it_wakes(
             drained = await run_load(history, nodes, plan, sleep_and_wake)
         ended = sum(sleeper.metric("openstream_lease_changes_total", change=change) for change in ("lost", "fenced"))
         report = verdict(own_servers, history, plan)
-        print(report)
         assert not report.violations, str(report)
         assert drained, str(report)
         assert ended >= 1

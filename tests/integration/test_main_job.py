@@ -4,21 +4,18 @@ doubled or reordered, whatever happens in the middle."""
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
-import redis
 
 from openstream_ops.servers import EmbeddedServers
-from support.checks import Report, check
 from support.cluster import Cluster
-from support.dumps import dump_postgres, dump_redis
-from support.history import History, Outcome
+from support.history import History
 from support.load import Plan, run_load
 from support.nodes import Nodes
+from support.partitions import count_stored, holders, lengths, wait_for
+from support.verdict import verdict
 
 EVENTS = 200_000
 LEASE_S = 2.0
@@ -34,56 +31,12 @@ ENVIRONMENT = {
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 
-def wait_for(condition: Callable[[], object], what: str, within_s: float) -> float:
-    """Poll until it holds; how many seconds that took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within_s, f"waited {within_s:.0f} s in vain: {what}"
-        time.sleep(0.1)
-    return time.monotonic() - began
-
-
-def holders(redis_url: str, topic: str, partitions: int) -> list[str | None]:
-    """The node that holds each partition's lease, as Redis says."""
-    client = redis.Redis.from_url(redis_url, protocol=2)
-    try:
-        values = [client.get(f"{{os:stream:{topic}:{number}}}:lease") for number in range(partitions)]
-    finally:
-        client.close()
-    return [value.decode().partition(":")[0] if isinstance(value, bytes) else None for value in values]
-
-
-def lengths(redis_url: str, topic: str, partitions: int) -> list[int]:
-    client = redis.Redis.from_url(redis_url, protocol=2)
-    try:
-        return [int(client.xlen(f"os:stream:{topic}:{number}")) for number in range(partitions)]
-    finally:
-        client.close()
-
-
 def statuses(cluster: Cluster, number: int) -> dict[str, int]:
     """How a node's produce requests ended, by status."""
     _, body = cluster.request(number, "GET", "/metrics")
     prefix = 'openstream_ingest_requests_total{status="'
     lines = [line[len(prefix) :] for line in body.decode().splitlines() if line.startswith(prefix)]
     return {line[:3]: int(float(line.rpartition(" ")[2])) for line in lines}
-
-
-def judge(servers: EmbeddedServers, history: History, plan: Plan, *, calm: bool) -> Report:
-    """Wait until PostgreSQL has everything, then hold the history against both stores."""
-
-    def stored() -> int:
-        return sum(len(rows) for rows in dump_postgres(servers.database_url, history.topic).values())
-
-    wanted = sum(1 for _ in history.with_outcome(Outcome.OK))
-    wait_for(lambda: stored() >= wanted, "PostgreSQL holds every acknowledged event", 60)
-    return check(
-        history,
-        dump_redis(servers.redis_url, history.topic, plan.partitions),
-        dump_postgres(servers.database_url, history.topic),
-        groups=plan.groups,
-        calm=calm,
-    )
 
 
 async def test_every_event_is_consumed_and_stored_once_in_order_and_redis_is_trimmed_behind_the_watermark(
@@ -93,7 +46,7 @@ async def test_every_event_is_consumed_and_stored_once_in_order_and_redis_is_tri
     with Cluster(own_servers, tmp_path, nodes=2, environment=ENVIRONMENT) as cluster:
         async with Nodes(cluster.urls, cluster.token()) as nodes:
             drained = await run_load(history, nodes, plan)
-        report = judge(own_servers, history, plan, calm=True)
+        report = verdict(own_servers, history, plan, calm=True)
         assert not report.violations, str(report)
         assert drained, str(report)
         assert set(statuses(cluster, 0)) | set(statuses(cluster, 1)) == {"200"}
@@ -102,7 +55,7 @@ async def test_every_event_is_consumed_and_stored_once_in_order_and_redis_is_tri
             "everything persisted and past its retention is trimmed",
             60,
         )
-        assert sum(len(rows) for rows in dump_postgres(own_servers.database_url, history.topic).values()) == EVENTS
+        assert count_stored(own_servers.database_url, history.topic) == EVENTS
 
 
 async def test_postgresql_may_be_away_for_20_seconds_and_nobody_notices(
@@ -121,7 +74,7 @@ async def test_postgresql_may_be_away_for_20_seconds_and_nobody_notices(
     with Cluster(own_servers, tmp_path, nodes=2, environment=ENVIRONMENT) as cluster:
         async with Nodes(cluster.urls, cluster.token()) as nodes:
             drained = await run_load(history, nodes, plan, stop_postgresql)
-        report = judge(own_servers, history, plan, calm=True)
+        report = verdict(own_servers, history, plan, calm=True)
         assert not report.violations, str(report)
         assert drained, str(report)
         # 25,000 events a partition stay below every bound, so not one request may have been refused.
@@ -159,7 +112,7 @@ async def test_a_node_killed_in_the_middle_costs_nothing_and_its_partitions_are_
 
         async with Nodes(cluster.urls, cluster.token()) as nodes:
             drained = await run_load(history, nodes, plan, kill_a_node)
-        report = judge(own_servers, history, plan, calm=False)
+        report = verdict(own_servers, history, plan, calm=False)
         assert not report.violations, str(report)
         assert drained, str(report)
         assert took[0] < LEASE_S + 2.0, str(report)

@@ -12,15 +12,14 @@ import anyio
 import pytest
 
 from openstream_ops.servers import EmbeddedServers
-from support.checks import Report, check
 from support.client import Client
 from support.cluster import Cluster
-from support.dumps import dump_postgres, dump_redis
-from support.history import History, Outcome
+from support.history import History
 from support.load import Plan, run_load
 from support.nodes import Nodes
 from support.partitions import count_stored, last_ids, redis_client, stored, wait_for
 from support.tcp_proxy import tcp_proxy
+from support.verdict import verdict
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -36,21 +35,6 @@ def load(events: int) -> Plan:
     return Plan(
         events=events, rate=6_000, deadline_s=100, claim_every_s=1.0, claim_idle_ms=CLAIM_IDLE_MS, quiet_s=2 * idle_s
     )
-
-
-def verdict(servers: EmbeddedServers, history: History, plan: Plan, **expectations: bool) -> Report:
-    """Wait until PostgreSQL has all that was acknowledged, then hold the history against both stores."""
-    wanted = sum(1 for _ in history.with_outcome(Outcome.OK))
-    wait_for(lambda: count_stored(servers.database_url, history.topic) >= wanted, "it is persisted", 60, every_s=0.3)
-    report = check(
-        history,
-        dump_redis(servers.redis_url, history.topic, plan.partitions),
-        dump_postgres(servers.database_url, history.topic),
-        groups=plan.groups,
-        **expectations,
-    )
-    print(report)
-    return report
 
 
 def position(text: str) -> tuple[int, int]:
