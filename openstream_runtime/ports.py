@@ -14,7 +14,7 @@ from typing import Protocol
 
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Span
-from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
+from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings
 
 # ---------------------------------------------------------------------------------------------------- the log
@@ -111,6 +111,9 @@ class StreamEdges:
     now_ms: int
     #: Memory of the stream, only when asked for.
     bytes: int | None = None
+    #: The last entry ever trimmed. What stands at or below it may be missing and is in PostgreSQL; what stands above it
+    #: is here.
+    trimmed: Position = ZERO
 
 
 class EventLog(Protocol):
@@ -124,8 +127,11 @@ class EventLog(Protocol):
         """
         ...
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor) -> None:
-        """Make a partition fit for appends under this Redis: lift its next id above the cursor, remember its topic."""
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
+        """Make a partition fit for appends under this Redis: lift its next id above the cursor, remember its topic.
+
+        Where Redis has lost something, ids begin above `floor` too, and groups read what it lost from PostgreSQL.
+        """
         ...
 
     async def read_after(
@@ -148,6 +154,7 @@ class EventLog(Protocol):
     ) -> int:
         """Publish a committed cursor and trim entries below both `trim_below` and the cursor; how many were trimmed.
 
+        Groups lose nothing: who has not read what goes becomes cold, and reads it from PostgreSQL.
         `count` is how many events the cursor moved over since it was last published, None: count them anew.
         Raises LeaseLost when `token` does not hold the partition's lease: a stale owner trims nothing.
         """
@@ -197,13 +204,37 @@ class TailNews:
 
 
 @dataclass(frozen=True, slots=True)
+class Stub:
+    """Handed out, and trimmed from Redis: PostgreSQL has the event."""
+
+    partition: int
+    position: Position
+    deliveries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """A partition on which the group goes on in PostgreSQL: after one position, up to the other, where Redis begins."""
+
+    partition: int
+    after: Position
+    upto: Position
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRead:
-    """What a read found. When `deliveries` is empty, `tails` says after which positions to wait."""
+    """What a read found. When nothing was handed out, `tails` says after which positions to wait."""
 
     deliveries: Sequence[Delivery]
     tails: Mapping[int, Position]
     #: Partitions on which Redis does not know the group (never created there, or lost): create it, then read again.
     missing: Sequence[int] = ()
+    #: Handed out again; they come before `deliveries`.
+    stubs: Sequence[Stub] = ()
+    #: A partition whose turn it is: read it from PostgreSQL and `advance`.
+    cold: Cold | None = None
+    #: Events wait to be persisted before they may be handed out.
+    unpersisted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +248,20 @@ class GroupPartition:
     #: Age of the oldest event not yet delivered, 0 when there is none.
     lag_ms: int
     consumers: Sequence[ConsumerInfo]
+    #: Up to here PostgreSQL serves the group; None where Redis does.
+    cold_upto: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What became of putting a group somewhere."""
+
+    #: Where it now is, on each partition that was given: `$` is told as the position it stands for.
+    positions: Mapping[int, Position] = field(default_factory=dict)
+    #: How many entries it had pending there before.
+    dropped: int = 0
+    #: Partitions that must be verified first: nothing was done on them.
+    unverified: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,23 +274,47 @@ class ConsumerInfo:
 class GroupLog(Protocol):
     """Consumer groups on the streams. Delivery counts survive a change of consumer."""
 
-    async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> int:
-        """Create the group at `$` or `<ms>-<seq>` on each partition (the stream too); how many were new."""
+    async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
+        """Create the group at `$` or `<ms>-<seq>` on each partition where it is not; those where it is are left out."""
         ...
 
-    async def set_position(self, topic: str, group: str, positions: Mapping[int, str]) -> int:
-        """Move the group and drop what it had pending, as one step a partition; how many entries were dropped."""
+    async def set_position(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
+        """Move the group, or create it, and drop what it had pending, as one step a partition."""
         ...
 
     async def delete(self, topic: str, group: str, partitions: Sequence[int]) -> int: ...
 
     async def read(
-        self, topic: str, group: str, consumer: str, partitions: Sequence[int], *, count: int, max_bytes: int = 8 << 20
+        self,
+        topic: str,
+        group: str,
+        consumer: str,
+        partitions: Sequence[int],
+        *,
+        count: int,
+        max_bytes: int = 8 << 20,
+        persisted: bool = False,
+        hot_only: bool = False,
     ) -> GroupRead:
         """Hand out up to `count` events, in order inside each partition, without waiting: released ones first.
 
-        Partitions are served in the order given, so callers rotate it. Reads are never retried.
+        Partitions are served in the order given, so callers rotate it; a cold one that comes first ends the read.
+        `persisted`: only what PostgreSQL has. `hot_only`: leave cold ones out. Reads are never retried.
         """
+        ...
+
+    async def advance(
+        self, topic: str, group: str, consumer: str, cold: Cold, positions: Sequence[Position], upto: Position
+    ) -> bool:
+        """Hand the events at these positions, read from PostgreSQL, to a consumer, and move the group to `upto`.
+
+        False when somebody else has moved it meanwhile: nothing was handed out then. At the end of what is cold the
+        group goes back to the stream, as one step.
+        """
+        ...
+
+    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, Position]]:
+        """For each partition and group the position up to which everything was acknowledged."""
         ...
 
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int: ...

@@ -1,12 +1,15 @@
 """GroupLog: consumer groups of Redis, one of the same name on every partition's stream.
 
 Entries to be handed out again wait with the reserved consumer `~os:released`, their delivery count kept; every read
-serves them first. Several partitions share a script call only because one primary holds them all (see scripts.py).
+serves them first. A group that lags behind the trim is cold: PostgreSQL has what it wants next, its position stands in
+the partition's meta key, and what it holds in a side stream. Several partitions share a script call only because one
+primary holds them all (see scripts.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from openstream_runtime.domain.events import Delivery
@@ -14,12 +17,11 @@ from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, format_position, parse_position
-from openstream_runtime.log.errors import answer, answer_or
 from openstream_runtime.log.lane import Lane
-from openstream_runtime.log.scripts import Arg, Call, Command, Script
-from openstream_runtime.ports import ConsumerInfo, GroupPartition, GroupRead
+from openstream_runtime.log.scripts import Arg, Call, Script
+from openstream_runtime.ports import Cold, ConsumerInfo, GroupPartition, GroupRead, Placed, Stub
 
-#: Ids of one XACK or one release.
+#: Ids of one ack or one release.
 _IDS = 1_000
 #: Entries counted at most when Redis cannot tell a group's lag.
 _LAG_COUNT = 10_000
@@ -31,36 +33,58 @@ class RedisGroups:
     def __init__(self, writes: Lane, reads: Lane) -> None:
         self._writes = writes
         self._reads = reads
-        #: Pending entries found trimmed away before anybody acked them, since this node began.
+        #: Pending entries found trimmed away by strangers before anybody acked them, since this node began.
         self.vanished = 0
 
-    async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> int:
-        replies = await self._writes.calls(
-            [(b"XGROUP", b"CREATE", _stream(topic, p), group, at, b"MKSTREAM") for p, at in positions.items()]
-        )
-        created = [answer_or(reply, None, lambda text: text.startswith("BUSYGROUP")) for reply in replies]
-        return sum(one is not None for one in created)
+    async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
+        return await self._place(topic, group, positions, leave=True)
 
-    async def set_position(self, topic: str, group: str, positions: Mapping[int, str]) -> int:
-        calls: list[Call] = [([_stream(topic, p)], [group, at]) for p, at in positions.items()]
-        return sum(await self._writes.run_each(scripts.GROUP_SET_POSITION, calls))
+    async def set_position(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
+        return await self._place(topic, group, positions, leave=False)
+
+    async def _place(self, topic: str, group: str, positions: Mapping[int, str], *, leave: bool) -> Placed:
+        calls: list[Call] = [(_keys(topic, p, group), [group, at, int(leave)]) for p, at in positions.items()]
+        replies = dict(zip(positions, await self._writes.run_each(scripts.GROUP_SET_POSITION, calls), strict=True))
+        done = {p: (dropped, parse_position(at)) for p, (dropped, at) in replies.items() if dropped >= 0}
+        return Placed(
+            {p: at for p, (_, at) in done.items()},
+            sum(dropped for dropped, _ in done.values()),
+            tuple(p for p, (dropped, _) in replies.items() if dropped == -1),
+        )
 
     async def delete(self, topic: str, group: str, partitions: Sequence[int]) -> int:
-        replies = await self._writes.calls([(b"XGROUP", b"DESTROY", _stream(topic, p), group) for p in partitions])
-        return sum(answer_or(reply, 0, lambda text: "requires the key to exist" in text) for reply in replies)
+        calls: list[Call] = [(_keys(topic, p, group), [group]) for p in partitions]
+        return sum(await self._writes.run_each(scripts.GROUP_DELETE, calls))
 
     async def read(
-        self, topic: str, group: str, consumer: str, partitions: Sequence[int], *, count: int, max_bytes: int = 8 << 20
+        self,
+        topic: str,
+        group: str,
+        consumer: str,
+        partitions: Sequence[int],
+        *,
+        count: int,
+        max_bytes: int = 8 << 20,
+        persisted: bool = False,
+        hot_only: bool = False,
     ) -> GroupRead:
-        return await self._hand_out(scripts.GROUP_READ, topic, partitions, [group, consumer, count, max_bytes])
+        args: list[Arg] = [group, consumer, count, max_bytes, int(persisted), int(hot_only)]
+        return await self._hand_out(scripts.GROUP_READ, topic, partitions, args)
+
+    async def advance(
+        self, topic: str, group: str, consumer: str, cold: Cold, positions: Sequence[Position], upto: Position
+    ) -> bool:
+        args: list[Arg] = [group, consumer, format_position(cold.after), format_position(upto)]
+        args += map(format_position, positions)
+        return bool(await self._writes.run(scripts.GROUP_ADVANCE, _keys(topic, cold.partition, group), args))
 
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int:
-        commands: list[Command] = [
-            (b"XACK", _stream(topic, partition), group, *ids)
+        calls: list[Call] = [
+            (_keys(topic, partition, group), [group, *ids])
             for partition, positions in items.items()
             for ids in _chunks(positions)
         ]
-        return sum(answer(reply) for reply in await self._reads.calls(commands))
+        return sum(await self._reads.run_each(scripts.GROUP_ACK, calls))
 
     async def claim(
         self,
@@ -80,7 +104,7 @@ class RedisGroups:
         self, topic: str, group: str, consumer: str, items: Mapping[int, Sequence[Position]], *, undelivered: bool
     ) -> int:
         calls: list[Call] = [
-            ([_stream(topic, partition)], [group, consumer, RELEASED, int(undelivered), *ids])
+            (_keys(topic, partition, group), [group, consumer, RELEASED, int(undelivered), *ids])
             for partition, positions in items.items()
             for ids in _chunks(positions)
         ]
@@ -88,41 +112,52 @@ class RedisGroups:
 
     async def release_idle(self, topic: str, group: str, partition: int, *, min_idle_ms: int, count: int) -> int:
         args: list[Arg] = [group, RELEASED, min_idle_ms, count]
-        return int(await self._writes.run(scripts.GROUP_RELEASE_IDLE, [_stream(topic, partition)], args))
+        return int(await self._writes.run(scripts.GROUP_RELEASE_IDLE, _keys(topic, partition, group), args))
 
     async def remove_idle_consumers(self, topic: str, group: str, partition: int, *, min_idle_ms: int) -> int:
         args: list[Arg] = [group, RELEASED, min_idle_ms]
-        return int(await self._writes.run(scripts.CONSUMERS_REMOVE, [_stream(topic, partition)], args))
+        return int(await self._writes.run(scripts.CONSUMERS_REMOVE, _keys(topic, partition, group), args))
 
     async def describe(self, topic: str, group: str, partitions: Sequence[int]) -> list[GroupPartition]:
-        calls: list[Call] = [([_stream(topic, partition)], [group, _LAG_COUNT]) for partition in partitions]
+        calls: list[Call] = [(_keys(topic, partition, group), [group, _LAG_COUNT]) for partition in partitions]
         replies = await self._reads.run_each(scripts.GROUP_DESCRIBE, calls)
         return [_described(partition, reply) for partition, reply in zip(partitions, replies, strict=True)]
 
+    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, Position]]:
+        calls: list[Call] = [([keys.stream(at), keys.meta(at), keys.sides(at)], []) for at in partitions]
+        replies = await self._reads.run_each(scripts.GROUP_LOW, calls)
+        return [{name.decode(errors="replace"): parse_position(at) for name, at in reply} for reply in replies]
+
     async def _hand_out(self, script: Script, topic: str, partitions: Sequence[int], args: Sequence[Arg]) -> GroupRead:
-        streams = [_stream(topic, partition) for partition in partitions]
-        pages, missing, tails, vanished = await self._writes.run(script, streams, args)
+        group = str(args[0])
+        names = list(chain.from_iterable(_keys(topic, partition, group) for partition in partitions))
+        pages, missing, tails, vanished, cold, unpersisted = await self._writes.run(script, names, args)
         self.vanished += vanished
         deliveries: list[Delivery] = []
-        for index, entries, counts in pages:
+        stubs: list[Stub] = []
+        for index, entries, counts, are_stubs in pages:
             partition = partitions[index - 1]
-            if counts == 1:
-                deliveries += [Delivery(partition, decode_entry(entry), 1) for entry in entries]
+            times = [1] * len(entries) if counts == 1 else counts
+            if are_stubs:
+                stubs += [Stub(partition, parse_position(entry[0]), n) for entry, n in zip(entries, times, strict=True)]
             else:
                 deliveries += [
-                    Delivery(partition, decode_entry(entry), times)
-                    for entry, times in zip(entries, counts, strict=True)
+                    Delivery(partition, decode_entry(entry), n) for entry, n in zip(entries, times, strict=True)
                 ]
         gone = {partitions[index - 1] for index in missing}
         return GroupRead(
             deliveries,
             {p: parse_position(raw) for p, raw in zip(partitions, tails, strict=False) if p not in gone},
             sorted(gone),
+            stubs,
+            Cold(partitions[cold[0] - 1], parse_position(cold[1]), parse_position(cold[2])) if cold else None,
+            bool(unpersisted),
         )
 
 
-def _stream(topic: str, partition: int) -> bytes:
-    return keys.stream(TopicPartition(topic, partition))
+def _keys(topic: str, partition: int, group: str) -> list[bytes]:
+    at = TopicPartition(topic, partition)
+    return [keys.stream(at), keys.meta(at), keys.side(at, group)]
 
 
 def _chunks(positions: Sequence[Position]) -> list[list[bytes]]:
@@ -133,16 +168,19 @@ def _chunks(positions: Sequence[Position]) -> list[list[bytes]]:
 def _described(partition: int, reply: Any) -> GroupPartition:
     if reply is None:
         return GroupPartition(partition, ZERO, 0, 0, 0, ())
-    at, pending, lag, lag_ms, consumers = reply
+    at, pending, lag, lag_ms, consumers, cold_upto = reply
+    known: dict[str, ConsumerInfo] = {}  # one may hold entries of the stream and of its side stream
+    for name, held, idle in consumers:
+        told = name.decode(errors="replace")
+        other = known.get(told, ConsumerInfo(told, 0, idle))
+        known[told] = ConsumerInfo(told, other.pending + held, min(other.idle_ms, idle))
+    known.pop(RELEASED, None)
     return GroupPartition(
         partition,
         parse_position(at),
         pending,
         lag,
         lag_ms,
-        [
-            ConsumerInfo(name.decode(errors="replace"), held, idle)
-            for name, held, idle in consumers
-            if name != RELEASED.encode()
-        ],
+        list(known.values()),
+        parse_position(cold_upto) if cold_upto else None,
     )

@@ -17,7 +17,8 @@ def stream(at: TopicPartition) -> bytes:
 
 
 def meta(at: TopicPartition) -> bytes:
-    """Hash: tid topic id, run server that was verified, g generation, n ordinal, pid/pn position and ordinal persisted.
+    """Hash: tid topic id, run server that was verified, g generation, n ordinal, pid/pn position and ordinal persisted,
+    tf the last id ever trimmed; for a group that PostgreSQL serves c:<group> where it is, cn:<group> how far behind tf.
 
     The braces are a hash tag: they put the key into the slot of the stream, so that one script may touch both.
     """
@@ -26,6 +27,16 @@ def meta(at: TopicPartition) -> bytes:
 
 def lease(at: TopicPartition) -> bytes:
     return b"{%b}:lease" % stream(at)
+
+
+def sides(at: TopicPartition) -> bytes:
+    """What the names of the side streams of a partition begin with; the group's name follows."""
+    return b"{%b}:cold:" % stream(at)
+
+
+def side(at: TopicPartition, group: str) -> bytes:
+    """Stream of stubs: what a group holds unacked of entries that were trimmed. Its one consumer group is the group."""
+    return sides(at) + group.encode()
 
 
 def owner(token: str) -> str:

@@ -1,7 +1,7 @@
 """The Lua scripts: each file of `lua/` once, with the hash Redis knows it by.
 
-Scripts touch only keys they are given, all keys of one partition sit in one slot, and no reply of one partition
-depends on another's. So a version for Redis Cluster only has to split calls over several partitions by slot.
+Scripts touch only keys they are given, or whose beginning they are given. All keys of a partition sit in one slot, and
+no reply of one partition depends on another's: a version for Redis Cluster only has to split calls by slot.
 """
 
 from __future__ import annotations
@@ -40,18 +40,22 @@ def _script(name: str, *preludes: str) -> Script:
 
 
 APPEND = _script("append")
-VERIFY = _script("verify", "ids")
-MARK_PERSISTED = _script("mark_persisted", "ids")
+VERIFY = _script("verify", "ids", "trim")
+MARK_PERSISTED = _script("mark_persisted", "ids", "trim")
 EDGES = _script("edges")
 LAST = _script("last")
 STATS = _script("stats")
-DELETE_PARTITION = _script("delete_partition")
+DELETE_PARTITION = _script("delete_partition", "ids", "trim")
 
 GROUP_READ = _script("group_read", "hand_out")
 GROUP_CLAIM = _script("group_claim", "hand_out")
+GROUP_ADVANCE = _script("group_advance", "ids")
+GROUP_ACK = _script("group_ack")
 GROUP_RELEASE = _script("group_release")
 GROUP_RELEASE_IDLE = _script("group_release_idle")
-GROUP_SET_POSITION = _script("group_set_position")
+GROUP_SET_POSITION = _script("group_set_position", "ids")
+GROUP_DELETE = _script("group_delete")
+GROUP_LOW = _script("group_low", "ids")
 GROUP_DESCRIBE = _script("group_describe", "ids")
 CONSUMERS_REMOVE = _script("consumers_remove")
 

@@ -34,6 +34,8 @@ from openstream_runtime.ports import (
 _REFUSALS = {1: Refusal.UNVERIFIED, 2: Refusal.LENGTH, 3: Refusal.UNPERSISTED}
 #: Entries of one page of a read: the first, and the largest. What `max_bytes` may be passed by is one page.
 _FIRST_PAGE, _LARGEST_PAGE = 16, 256
+#: Pending entries one call of the trim moves at most: about 2 ms of Redis' time.
+_MOVED = 500
 
 
 class RedisEvents:
@@ -115,11 +117,12 @@ class RedisEvents:
             # An old server, or one without an append-only file: then at least the replicas.
         return False
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor) -> None:
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
         at = TopicPartition(topic.name, partition)
         async with self._writes.take() as connection:
             args: list[Arg] = [topic.id, self._writes.run_id(connection), cursor.generation]
-            command = scripts.VERIFY.call([keys.stream(at), keys.meta(at)], [*args, format_position(cursor.position)])
+            args += [format_position(cursor.position), format_position(floor)]
+            command = scripts.VERIFY.call([keys.stream(at), keys.meta(at), keys.sides(at)], args)
             # On this connection and no other: the run id must be that of the server which runs the script. Loading
             # the script along costs little here, and there is no second try to think of.
             replies, lost = await self._writes.exchange(connection, pack([scripts.VERIFY.load(), command]))
@@ -155,9 +158,16 @@ class RedisEvents:
         return events
 
     async def edges(self, at: TopicPartition, *, with_bytes: bool = False) -> StreamEdges:
-        length, first, last, now_ms, size = await self._reads.run(scripts.EDGES, [keys.stream(at)], [int(with_bytes)])
+        length, first, last, now_ms, size, trimmed = await self._reads.run(
+            scripts.EDGES, [keys.stream(at), keys.meta(at)], [int(with_bytes)]
+        )
         return StreamEdges(
-            length, parse_position(first) if first else None, parse_position(last), now_ms, size if with_bytes else None
+            length,
+            parse_position(first) if first else None,
+            parse_position(last),
+            now_ms,
+            size if with_bytes else None,
+            parse_position(trimmed),
         )
 
     # ---- what the owner publishes
@@ -166,16 +176,20 @@ class RedisEvents:
         self, at: TopicPartition, token: str, cursor: Position, *, count: int | None, trim_below: Position | None
     ) -> int:
         bound = format_position(ZERO if trim_below is None else min(trim_below, cursor.next()))
-        args: list[Arg] = [token, format_position(cursor), b"" if count is None else count, bound]
-        trimmed = await self._writes.run(scripts.MARK_PERSISTED, [keys.stream(at), keys.meta(at), keys.lease(at)], args)
-        if trimmed < 0:
-            raise LeaseLost(topic=at.topic, partition=at.partition)
-        return int(trimmed)
+        where = [keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)]
+        trimmed, more = 0, 1
+        while more:  # what groups hold unacked moves in small steps: no call keeps Redis busy for long
+            args: list[Arg] = [token, format_position(cursor), b"" if count is None else count, bound, _MOVED]
+            went, more = await self._writes.run(scripts.MARK_PERSISTED, where, args)
+            if went < 0:
+                raise LeaseLost(topic=at.topic, partition=at.partition)
+            trimmed, count = trimmed + int(went), 0
+        return trimmed
 
     # ---- looking
 
     async def stats(self, partitions: Sequence[TopicPartition]) -> list[StreamStats]:
-        calls = [([keys.stream(at), keys.meta(at), keys.lease(at)], [RELEASED]) for at in partitions]
+        calls = [([keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)], [RELEASED]) for at in partitions]
         return [_stats(reply) for reply in await self._reads.run_each(scripts.STATS, calls)]
 
     async def memory(self) -> Mapping[str, int]:
@@ -186,7 +200,10 @@ class RedisEvents:
     async def delete_topic(self, topic: Topic) -> None:
         await self._writes.run_each(
             scripts.DELETE_PARTITION,
-            [([keys.stream(at), keys.meta(at), keys.lease(at)], [topic.id]) for at in topic.all_partitions()],
+            [
+                ([keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)], [topic.id])
+                for at in topic.all_partitions()
+            ],
         )
 
     async def ping(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.ports import GroupPartition, GroupRead
+from openstream_runtime.ports import GroupPartition, GroupRead, Placed
 from support.log_harness import Log, appended, cursor, event, events, eventually, new_topic, verified
 
 pytestmark = pytest.mark.anyio
@@ -23,12 +23,22 @@ async def read(log: Log, topic: str, consumer: str, *partitions: int, count: int
 
 
 async def test_a_group_is_created_once_on_each_partition(log: Log) -> None:
-    topic = new_topic(3)
-    assert await log.groups.create(topic.name, "g", {0: "0-0", 1: "$"}) == 2
-    assert await log.groups.create(topic.name, "g", {0: "0-0", 1: "$", 2: "5-7"}) == 1
-    assert await log.groups.create(topic.name, "g", {}) == 0
+    topic = await verified(log, 3)
+    [end] = await appended(log, topic, events(1), 1)
+    assert await log.groups.create(topic.name, "g", {0: "0-0", 1: "$"}) == Placed({0: ZERO, 1: end})
+    again = await log.groups.create(topic.name, "g", {0: "0-0", 1: "$", 2: "5-7"})
+    assert again == Placed({2: Position(5, 7)})
+    assert await log.groups.create(topic.name, "g", {}) == Placed()
     described = await log.groups.describe(topic.name, "g", [2])
     assert described[0].last_delivered == Position(5, 7)
+
+
+async def test_a_group_is_put_nowhere_where_nobody_has_verified_the_partition(log: Log) -> None:
+    topic = new_topic(2)
+    await log.events.verify(topic, 1, cursor())
+    for put in (log.groups.create, log.groups.set_position):
+        assert list((await put(topic.name, "g", {0: "$", 1: "0-0"})).unverified) == [0]
+    assert list((await read(log, topic.name, "c", 0, 1)).missing) == [0]
 
 
 async def test_a_group_reads_from_where_it_was_created(log: Log) -> None:
@@ -131,10 +141,10 @@ async def test_moving_a_group_drops_what_it_had_pending_and_reads_from_there(log
     await read(log, topic.name, "a", count=4)
     await log.groups.release(topic.name, "g", "a", {0: positions[:1]}, undelivered=False)
     moved = {0: str(positions[1]), 1: "$", 2: "0-0"}
-    assert await log.groups.set_position(topic.name, "g", moved) == 4
+    assert (await log.groups.set_position(topic.name, "g", moved)).dropped == 4
     found = await read(log, topic.name, "b", 0, 1, 2)
     assert handed(found.deliveries) == [(0, one, 1) for one in positions[2:]]
-    assert await log.groups.set_position(topic.name, "g", {0: "$"}) == 3
+    assert await log.groups.set_position(topic.name, "g", {0: "$"}) == Placed({0: positions[-1]}, dropped=3)
     assert list((await read(log, topic.name, "b")).deliveries) == []
 
 
@@ -187,12 +197,11 @@ async def test_lag_is_told_for_a_group_that_began_in_the_middle(log: Log) -> Non
 
 
 async def test_a_thousand_partitions_are_read_in_one_call(log: Log) -> None:
-    topic = new_topic(1000)
+    topic = await verified(log, 1000)
     everywhere = range(1000)
-    assert await log.groups.create(topic.name, "g", dict.fromkeys(everywhere, "0-0")) == 1000
+    assert len((await log.groups.create(topic.name, "g", dict.fromkeys(everywhere, "0-0"))).positions) == 1000
     found = await log.groups.read(topic.name, "g", "c", everywhere, count=100)
     assert (list(found.deliveries), found.tails, list(found.missing)) == ([], dict.fromkeys(everywhere, ZERO), [])
-    await log.events.verify(topic, 999, cursor())
     [position] = await appended(log, topic, events(1), 999)
     found = await log.groups.read(topic.name, "g", "c", everywhere, count=100)
     assert handed(found.deliveries) == [(999, position, 1)]

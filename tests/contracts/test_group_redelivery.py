@@ -9,7 +9,7 @@ import pytest
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.ports import GroupRead
-from support.log_harness import Log, appended, at, event, events, eventually, new_topic, owned, verified
+from support.log_harness import Log, appended, event, events, eventually, new_topic, verified
 
 pytestmark = pytest.mark.anyio
 
@@ -133,32 +133,3 @@ async def test_consumers_are_removed_when_idle_and_empty_and_never_with_somethin
     assert handed((await read(log, name, "new")).deliveries) == [(0, positions[2], 2)]
     assert await log.groups.remove_idle_consumers(name, "nobody", 0, min_idle_ms=0) == 0
     assert await log.groups.remove_idle_consumers(new_topic().name, "g", 0, min_idle_ms=0) == 0
-
-
-async def test_events_trimmed_while_pending_are_handed_out_no_more(log: Log) -> None:
-    topic = await verified(log)
-    positions = await appended(log, topic, events(20))
-    await log.groups.create(topic.name, "g", {0: "0-0"})
-    await read(log, topic.name, "a")
-    await log.groups.release(topic.name, "g", "a", {0: positions[:12]}, undelivered=False)
-    token = await owned(log, topic)
-    await log.events.mark_persisted(at(topic), token, positions[-1], count=20, trim_below=positions[10])
-    found = await read(log, topic.name, "b")
-    assert handed(found.deliveries) == [(0, positions[10], 2), (0, positions[11], 2)]
-    assert (await log.groups.describe(topic.name, "g", [0]))[0].pending == 10
-    await log.events.mark_persisted(at(topic), token, positions[-1], count=0, trim_below=positions[15])
-    claimed = await log.groups.claim(topic.name, "g", "c", [0], min_idle_ms=0, count=99)
-    assert handed(claimed.deliveries) == [(0, one, 2) for one in positions[15:]]
-    assert (await log.groups.describe(topic.name, "g", [0]))[0].pending == 5
-
-
-async def test_events_trimmed_while_pending_are_dropped_when_released_too(log: Log) -> None:
-    topic = await verified(log)
-    positions = await appended(log, topic, events(4))
-    await log.groups.create(topic.name, "g", {0: "0-0"})
-    await read(log, topic.name, "a")
-    token = await owned(log, topic)
-    await log.events.mark_persisted(at(topic), token, positions[-1], count=4, trim_below=positions[2])
-    assert await log.groups.release(topic.name, "g", "a", {0: positions[1:3]}, undelivered=True) == 1
-    assert await log.groups.release_idle(topic.name, "g", 0, min_idle_ms=0, count=9) == 1
-    assert (await log.groups.describe(topic.name, "g", [0]))[0].pending == 2

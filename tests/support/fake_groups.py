@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from openstream_runtime.domain.events import Delivery
+from openstream_runtime.domain.history import before
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.ports import ConsumerInfo, GroupPartition, GroupRead
+from openstream_runtime.ports import Cold, ConsumerInfo, GroupPartition, GroupRead, Placed, Stub
 from support.fake_redis import FakeGroup, FakeRedis, FakeStream, Pending
 
 
@@ -15,30 +16,29 @@ class FakeGroups:
     def __init__(self, redis: FakeRedis) -> None:
         self._redis = redis
 
-    async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> int:
-        def do() -> int:
-            new = [p for p in positions if self._redis.group(TopicPartition(topic, p), group) is None]
-            for partition in new:
-                self._begin(TopicPartition(topic, partition), group, positions[partition])
-            return len(new)
+    async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
+        return await self._redis.write("create", lambda: self._place(topic, group, positions, leave=True))
 
-        return await self._redis.write("create", do)
+    async def set_position(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
+        return await self._redis.write("set_position", lambda: self._place(topic, group, positions, leave=False))
 
-    async def set_position(self, topic: str, group: str, positions: Mapping[int, str]) -> int:
-        def do() -> int:
-            dropped = 0
-            for partition, text in positions.items():
-                at = TopicPartition(topic, partition)
-                old = self._redis.group(at, group)
-                dropped += len(old.pending) if old else 0
-                self._begin(at, group, text)
-            return dropped
-
-        return await self._redis.write("set_position", do)
-
-    def _begin(self, at: TopicPartition, group: str, text: str) -> None:
-        stream = self._redis.stream(at)
-        stream.groups[group] = FakeGroup(stream.last if text == "$" else Position.parse(text))
+    def _place(self, topic: str, group: str, positions: Mapping[int, str], *, leave: bool) -> Placed:
+        placed: dict[int, Position] = {}
+        unverified, dropped = [], 0
+        for partition, text in positions.items():
+            at = TopicPartition(topic, partition)
+            stream = self._redis.streams.get(at)
+            if stream is None or at not in self._redis.meta:
+                unverified.append(partition)
+                continue
+            old = stream.groups.get(group)
+            if old is not None and leave:
+                continue
+            dropped += len(old.pending) if old else 0
+            position = stream.last if text == "$" else Position.parse(text)
+            stream.groups[group] = FakeGroup(position, cold=position < stream.trimmed)
+            placed[partition] = position
+        return Placed(placed, dropped, tuple(unverified))
 
     async def delete(self, topic: str, group: str, partitions: Sequence[int]) -> int:
         def do() -> int:
@@ -48,11 +48,20 @@ class FakeGroups:
         return await self._redis.write("delete_group", do)
 
     async def read(
-        self, topic: str, group: str, consumer: str, partitions: Sequence[int], *, count: int, max_bytes: int = 8 << 20
+        self,
+        topic: str,
+        group: str,
+        consumer: str,
+        partitions: Sequence[int],
+        *,
+        count: int,
+        max_bytes: int = 8 << 20,
+        persisted: bool = False,
+        hot_only: bool = False,
     ) -> GroupRead:
         def do() -> GroupRead:
             hand = _Hand(self._redis, consumer, count, max_bytes)
-            missing = []
+            missing, cold, unpersisted = [], None, False
             for partition in partitions:
                 if hand.full():
                     break
@@ -60,21 +69,60 @@ class FakeGroups:
                 if (found := self._redis.group(at, group)) is None:
                     missing.append(partition)
                     continue
-                stream = self._redis.streams[at]
+                stream, upto = self._redis.streams[at], self._redis.meta[at].pid
                 hand.take(partition, stream, found, found.held_by(RELEASED))
                 found.consumers[consumer] = self._redis.now_ms()
+                if found.cold:
+                    if not hand.full() and not hot_only and not hand.taken:
+                        cold = Cold(partition, found.at, stream.trimmed)
+                        break
+                    continue
                 for event in stream.after(found.at):
                     if hand.full():
+                        break
+                    if persisted and event.position > upto:
+                        unpersisted = True
                         break
                     found.at = event.position
                     found.pending[event.position] = Pending(consumer, self._redis.now_ms(), 0)
                     hand.take(partition, stream, found, [event.position])
             tails = {}
-            if not hand.deliveries:
+            if not hand.taken:
                 tails = {p: stream.tail() for p, stream in self._streams(topic, partitions) if p not in missing}
-            return GroupRead(hand.deliveries, tails, sorted(missing))
+            return GroupRead(hand.deliveries, tails, sorted(missing), hand.stubs, cold, unpersisted)
 
         return await self._redis.write("read", do)
+
+    async def advance(
+        self, topic: str, group: str, consumer: str, cold: Cold, positions: Sequence[Position], upto: Position
+    ) -> bool:
+        def do() -> bool:
+            at = TopicPartition(topic, cold.partition)
+            found = self._redis.group(at, group)
+            if found is None or not found.cold or found.at != cold.after:
+                return False
+            now = self._redis.now_ms()
+            found.consumers[consumer] = now
+            found.pending |= {position: Pending(consumer, now, 1) for position in positions}
+            found.at = upto
+            found.cold = upto < self._redis.streams[at].trimmed
+            if found.cold_count is not None:
+                found.cold_count = max(0, found.cold_count - len(positions)) if found.cold else None
+            return True
+
+        return await self._redis.write("advance", do)
+
+    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, Position]]:
+        def do() -> list[Mapping[str, Position]]:
+            streams = [self._redis.streams.get(at) for at in partitions]
+            return [
+                {name: before(min(one.pending)) if one.pending else one.at for name, one in stream.groups.items()}
+                if stream
+                else {}
+                for stream in streams
+            ]
+
+        return await self._redis.ask("lows", do)
 
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int:
         def do() -> int:
@@ -112,7 +160,7 @@ class FakeGroups:
                 idle = [position for position in self._idle(found, min_idle_ms) if position not in released]
                 hand.take(partition, stream, found, released)
                 hand.take(partition, stream, found, idle)
-            return GroupRead(hand.deliveries, {}, sorted(missing))
+            return GroupRead(hand.deliveries, {}, sorted(missing), hand.stubs)
 
         return await self._redis.write("claim", do)
 
@@ -164,21 +212,23 @@ class FakeGroups:
         if (found := self._redis.group(at, group)) is None:
             return GroupPartition(partition, ZERO, 0, 0, 0, ())
         now = self._redis.now_ms()
-        waiting = self._redis.streams[at].after(found.at)
+        stream = self._redis.streams[at]
+        waiting = stream.after(found.at)
         consumers = [
             ConsumerInfo(name, len(found.held_by(name)), now - seen)
             for name, seen in sorted(found.consumers.items())
             if name != RELEASED
         ]
         age = max(0, now - waiting[0].position.ms) if waiting else 0
-        return GroupPartition(partition, found.at, len(found.pending), len(waiting), age, consumers)
+        cold_upto = stream.trimmed if found.cold else None
+        return GroupPartition(partition, found.at, len(found.pending), stream.lag(found), age, consumers, cold_upto)
 
     def _idle(self, group: FakeGroup, min_idle_ms: int) -> list[Position]:
         now = self._redis.now_ms()
         return sorted(position for position, one in group.pending.items() if now - one.since_ms >= min_idle_ms)
 
     def _release(self, stream: FakeStream, group: FakeGroup, position: Position, uncounted: int) -> int:
-        if position not in stream.entries:
+        if position not in stream.entries and position > stream.trimmed:
             del group.pending[position]
             return 0
         one = group.pending[position]
@@ -197,21 +247,30 @@ class _Hand:
 
     def __init__(self, redis: FakeRedis, consumer: str, count: int, max_bytes: int) -> None:
         self.deliveries: list[Delivery] = []
+        self.stubs: list[Stub] = []
         self._redis, self._consumer, self._count, self._room = redis, consumer, count, max_bytes
 
+    @property
+    def taken(self) -> int:
+        return len(self.deliveries) + len(self.stubs)
+
     def full(self) -> bool:
-        return len(self.deliveries) >= self._count or self._room <= 0
+        return self.taken >= self._count or self._room <= 0
 
     def take(self, partition: int, stream: FakeStream, group: FakeGroup, positions: Sequence[Position]) -> None:
         for position in positions:
             if self.full():
                 return
             event = stream.entries.get(position)
-            if event is None:  # trimmed away: nobody can have it any more
+            if event is None and position > stream.trimmed:  # a stranger's trim: nobody can have it any more
                 del group.pending[position]
                 continue
             one = group.pending[position]
             one.consumer, one.since_ms, one.times = self._consumer, self._redis.now_ms(), one.times + 1
             group.consumers[self._consumer] = one.since_ms
-            self._room -= len(event.payload) + len(event.headers or b"") + 64
-            self.deliveries.append(Delivery(partition, event, one.times))
+            if event is None:
+                self._room -= 64
+                self.stubs.append(Stub(partition, position, one.times))
+            else:
+                self._room -= len(event.payload) + len(event.headers or b"") + 64
+                self.deliveries.append(Delivery(partition, event, one.times))

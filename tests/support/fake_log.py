@@ -14,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from openstream_runtime.domain.errors import LeaseLost, NotFound, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import StoredEvent
+from openstream_runtime.domain.history import before
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
@@ -75,17 +76,27 @@ class FakeEvents:
         redis.tell()
         return Appended(positions, replicated=replicas is None or redis.replicas >= replicas)
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor) -> None:
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
         def do() -> None:
             at = TopicPartition(topic.name, partition)
-            old, floor = self._redis.meta.get(at), cursor.position
+            old, low = self._redis.meta.get(at), ZERO
             if old is not None and old.topic_id > topic.id:
                 raise NotFound("The topic was deleted and created again.", topic=topic.name)
             if old is not None and old.topic_id != topic.id:
                 gone = self._redis.streams.pop(at, None)
-                old, floor = None, max(floor, gone.last if gone else ZERO)
+                old, low = None, max(cursor.position, gone.last if gone else ZERO)
+            was_there = at in self._redis.streams
             stream = self._redis.stream(at)
-            stream.last = max(stream.last, floor)
+            if max(stream.last, low) < cursor.position:  # it came back empty, or behind
+                stream.leave_to_store(cursor.position, counted=False)
+                low = max(cursor.position, floor)
+            elif old is None and cursor.position > ZERO:
+                first = next(iter(stream.entries), None)
+                trimmed = before(first) if first is not None and first <= cursor.position else cursor.position
+                stream.leave_to_store(trimmed, counted=False)
+            if old is not None and (old.run_id != self._redis.run_id or not was_there):
+                low = max(low, floor)
+            stream.last = max(stream.last, low)
             if old is None or old.pid < cursor.position:
                 waiting = len(stream.after(cursor.position))
                 n = max(old.n if old else 0, waiting)
@@ -129,6 +140,7 @@ class FakeEvents:
                 stream.last if stream else ZERO,
                 self._redis.now_ms(),
                 size if with_bytes else None,
+                stream.trimmed if stream else ZERO,
             )
 
         return await self._redis.ask("edges", do)
@@ -157,17 +169,21 @@ class FakeEvents:
 
     def _stats(self, at: TopicPartition) -> StreamStats:
         stream, meta, token = self._redis.streams.get(at), self._redis.meta.get(at), self._redis.holder(at)
-        groups = [
-            GroupStats(
-                name,
-                len(group.consumers.keys() - {RELEASED}),
-                len(group.pending),
-                len(stream.after(group.at)) if stream else None,
-                group.at,
-                None,
-            )
-            for name, group in sorted(stream.groups.items() if stream else ())
-        ]
+        groups = (
+            [
+                GroupStats(
+                    name,
+                    len(group.consumers.keys() - {RELEASED}),
+                    len(group.pending),
+                    stream.lag(group),
+                    group.at,
+                    None,
+                )
+                for name, group in sorted(stream.groups.items())
+            ]
+            if stream
+            else []
+        )
         return StreamStats(
             length=len(stream.entries) if stream else 0,
             last=stream.last if stream else ZERO,

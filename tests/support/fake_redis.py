@@ -34,7 +34,11 @@ class Pending:
 
 @dataclass
 class FakeGroup:
+    #: Up to here it was handed out, from the stream or, while it is cold, from the store.
     at: Position
+    cold: bool = False
+    #: Entries between `at` and the end of what was trimmed, while it is cold; None when nobody counted them.
+    cold_count: int | None = None
     pending: dict[Position, Pending] = field(default_factory=dict)
     #: When each consumer was last seen.
     consumers: dict[str, int] = field(default_factory=dict)
@@ -48,9 +52,16 @@ class FakeStream:
     entries: dict[Position, StoredEvent] = field(default_factory=dict)  # in order
     last: Position = ZERO
     groups: dict[str, FakeGroup] = field(default_factory=dict)
+    #: The last entry ever trimmed; what a group holds of entries up to here it holds as stubs.
+    trimmed: Position = ZERO
 
     def after(self, position: Position) -> list[StoredEvent]:
         return [event for at, event in self.entries.items() if at > position]
+
+    def lag(self, group: FakeGroup) -> int | None:
+        if not group.cold:
+            return len(self.after(group.at))
+        return None if group.cold_count is None else group.cold_count + len(self.entries)
 
     def tail(self) -> Position:
         return next(reversed(self.entries), ZERO)
@@ -64,9 +75,21 @@ class FakeStream:
 
     def trim(self, below: Position) -> int:
         gone = [position for position in self.entries if position < below]
-        for position in gone:
-            del self.entries[position]
+        if gone:
+            self.leave_to_store(gone[-1])
         return len(gone)
+
+    def leave_to_store(self, upto: Position, *, counted: bool = True) -> None:
+        """Drop entries up to there; groups that have not read all of them become cold."""
+        for group in self.groups.values():
+            unread = sum(group.at < position <= upto for position in self.entries)
+            if group.cold:
+                fresh = sum(self.trimmed < position <= upto for position in self.entries)
+                group.cold_count = None if group.cold_count is None else group.cold_count + fresh
+            elif group.at < upto:
+                group.cold, group.cold_count = True, unread if counted else None
+        self.entries = {position: event for position, event in self.entries.items() if position > upto}
+        self.trimmed = max(self.trimmed, upto)
 
 
 @dataclass

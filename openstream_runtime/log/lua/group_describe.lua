@@ -1,6 +1,7 @@
--- KEYS stream. ARGV group, how many entries to count at most. Answers nothing without the group, else last delivered
--- id, pending, lag, age in ms of the first event not delivered, and for each consumer name, pending, idle in ms.
-local stream = KEYS[1]
+-- KEYS stream, meta, side stream. ARGV group, how many entries to count at most. Answers nothing without the group, else
+-- last delivered id, pending, lag, age in ms of the first event not delivered, for each consumer name, pending, idle in
+-- ms, and where the group is cold the id up to which PostgreSQL serves it, else ''.
+local stream, meta, side = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('EXISTS', stream) == 0 then return false end
 local group = nil
 for _, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
@@ -11,9 +12,14 @@ for _, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
 end
 if not group then return false end
 
-local at, age = group['last-delivered-id'], 0
-local lag = group['lag']
-if not lag then lag = count_after(stream, at, tonumber(ARGV[2])) end -- Redis cannot tell after a start in the middle
+local at, lag, age, pending, upto = group['last-delivered-id'], group['lag'], 0, group['pending'], ''
+local cold = redis.call('HMGET', meta, 'c:' .. ARGV[1], 'cn:' .. ARGV[1], 'tf')
+if cold[1] then
+  at, upto, lag = cold[1], cold[3], false
+  if cold[2] then lag = tonumber(cold[2]) + redis.call('XLEN', stream) end
+elseif not lag then
+  lag = count_after(stream, at, tonumber(ARGV[2])) -- Redis cannot tell after a start in the middle
+end
 local next_entry = redis.call('XRANGE', stream, '(' .. at, '+', 'COUNT', 1)[1]
 if next_entry then
   local time = redis.call('TIME')
@@ -21,7 +27,12 @@ if next_entry then
 end
 
 local consumers = {}
-for i, raw in ipairs(redis.call('XINFO', 'CONSUMERS', stream, ARGV[1])) do
-  consumers[i] = { raw[2], raw[4], raw[6] }
+for _, key in ipairs({ stream, side }) do
+  if key == stream or redis.call('EXISTS', side) == 1 then
+    if key == side then pending = pending + redis.call('XPENDING', side, ARGV[1])[1] end
+    for _, raw in ipairs(redis.call('XINFO', 'CONSUMERS', key, ARGV[1])) do
+      consumers[#consumers + 1] = { raw[2], raw[4], raw[6] }
+    end
+  end
 end
-return { at, group['pending'], lag, math.max(0, age), consumers }
+return { at, pending, lag, math.max(0, age), consumers, upto }

@@ -35,3 +35,11 @@ local function count_after(stream, id, limit)
     from = '(' .. page[#page][1]
   end
 end
+
+-- The largest id below one: PostgreSQL's integers end where this says that a sequence does.
+local function preceding(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  if seq ~= '0' then return ms .. '-' .. string.format('%.0f', tonumber(seq) - 1) end
+  if ms == '0' then return id end
+  return string.format('%.0f', tonumber(ms) - 1) .. '-9223372036854775807'
+end

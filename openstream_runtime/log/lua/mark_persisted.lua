@@ -1,11 +1,13 @@
--- KEYS stream, meta, lease. ARGV token, cursor, events since the last mark ('' to count anew), trim below.
--- Answers how many entries were trimmed, -1 when the lease is not held with this token.
+-- KEYS stream, meta, lease, what names of side streams begin with. ARGV token, cursor, events since the last mark ('' to
+-- count anew), trim below, how many pending entries to move at most.
+-- Answers how many entries were trimmed and 1 when more could be; -1 when the lease is not held with this token.
 -- Invariant: only the owner gets past the first line, pid never goes back, and nothing after the cursor is trimmed:
 -- `trim below` comes as min(what retention asks, the id after the cursor), or as 0-0.
-if redis.call('GET', KEYS[3]) ~= ARGV[1] then return -1 end
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then return { -1, 0 } end
 local stream, cursor = KEYS[1], ARGV[2]
--- Trimming comes first: it needs no memory, and a script that has written may go on writing when memory is full.
-local trimmed = redis.call('XTRIM', stream, 'MINID', '=', ARGV[4])
+-- A script that has written may go on writing when memory is full: trimming must not be refused then.
+redis.call('HDEL', KEYS[2], '')
+local trimmed, more = leave_to_store(stream, KEYS[2], KEYS[4], ARGV[4], tonumber(ARGV[5]))
 local meta = redis.call('HMGET', KEYS[2], 'n', 'pn', 'pid')
 local n, pn, pid = tonumber(meta[1] or nil), tonumber(meta[2] or nil), meta[3]
 if n and pn and pid then -- else nobody verified the partition since Redis lost it: verify counts
@@ -21,4 +23,4 @@ if n and pn and pid then -- else nobody verified the partition since Redis lost 
   end
   redis.call('HSET', KEYS[2], 'pn', pn, 'pid', pid)
 end
-return trimmed
+return { trimmed, more }

@@ -1,4 +1,4 @@
--- KEYS stream, meta, lease. ARGV name of our consumer.
+-- KEYS stream, meta, lease, what names of side streams begin with. ARGV name of our consumer.
 -- Answers length, last id, n, pn, pid, lease token, and for each group name, consumers, pending, lag, last id, read.
 local stream = KEYS[1]
 local meta = redis.call('HMGET', KEYS[2], 'n', 'pn', 'pid')
@@ -16,17 +16,32 @@ else -- trimmed to nothing: only XINFO STREAM, which copies entries, still knows
   end
 end
 
-local groups = {}
+local groups, length = {}, redis.call('XLEN', stream)
+
+-- Consumers but for ours, counted only where there are any: most groups of most partitions have none.
+local function consumers_of(key, name, most)
+  if most == 0 then return 0 end
+  for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, name)) do
+    if consumer[2] == ARGV[1] then most = most - 1 end
+  end
+  return most
+end
+
 for i, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   local group = {}
   for j = 1, #raw, 2 do group[raw[j]] = raw[j + 1] end
-  local consumers = group['consumers']
-  if consumers > 0 then
-    for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group['name'])) do
-      if consumer[2] == ARGV[1] then consumers = consumers - 1 end
+  local name, lag = group['name'], group['lag'] or false
+  local pending, consumers = group['pending'], consumers_of(stream, name, group['consumers'])
+  local cold = redis.call('HMGET', KEYS[2], 'c:' .. name, 'cn:' .. name)
+  if cold[1] then lag = cold[2] and tonumber(cold[2]) + length or false end
+  local side = KEYS[4] .. name
+  if redis.call('EXISTS', side) == 1 then
+    local beside = redis.call('XINFO', 'GROUPS', side)[1]
+    for j = 1, #beside, 2 do
+      if beside[j] == 'pending' then pending = pending + beside[j + 1] end
+      if beside[j] == 'consumers' then consumers = math.max(consumers, consumers_of(side, name, beside[j + 1])) end
     end
   end
-  groups[i] = { group['name'], consumers, group['pending'], group['lag'] or false, group['last-delivered-id'],
-    group['entries-read'] or false }
+  groups[i] = { name, consumers, pending, lag, cold[1] or group['last-delivered-id'], group['entries-read'] or false }
 end
-return { redis.call('XLEN', stream), last, meta[1], meta[2], meta[3], token, groups }
+return { length, last, meta[1], meta[2], meta[3], token, groups }

@@ -1,7 +1,8 @@
--- KEYS stream, meta. ARGV topic id, run id, generation, cursor. Answers 1, or 0 when the partition belongs to a newer
--- topic of this name. Invariant: afterwards no id can be handed out that PostgreSQL already knows, and
--- n - pn is how many entries stand after pid.
-local stream, meta_key, topic, cursor = KEYS[1], KEYS[2], ARGV[1], ARGV[4]
+-- KEYS stream, meta, what names of side streams begin with. ARGV topic id, run id, generation, cursor, a floor for when
+-- Redis may have lost something. Answers 1, or 0 when the partition belongs to a newer topic of this name.
+-- Invariant: afterwards no id can be handed out that PostgreSQL already knows, n - pn is how many entries stand after
+-- pid, and whatever PostgreSQL has and the stream has not stands at or below tf.
+local stream, meta_key, sides, topic, cursor = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[4]
 
 local function last_generated()
   if redis.call('EXISTS', stream) == 0 then return '0-0' end
@@ -11,20 +12,35 @@ local function last_generated()
   end
 end
 
-local floor = last_generated()
-if before(floor, cursor) then floor = cursor end
-local meta = redis.call('HMGET', meta_key, 'tid', 'n', 'pn', 'pid')
+local floor, is_there = last_generated(), redis.call('EXISTS', stream) == 1
+local meta = redis.call('HMGET', meta_key, 'tid', 'n', 'pn', 'pid', 'run')
 if meta[1] and tonumber(meta[1]) > tonumber(topic) then return 0 end
 -- A script that has written may go on writing when memory is full: what leads to trimming is not refused then.
 redis.call('HDEL', meta_key, 'run')
 if meta[1] and meta[1] ~= topic then
+  forget_sides(stream, meta_key, sides)
   redis.call('UNLINK', stream, meta_key) -- what a deleted topic left behind; its ids are not used again
-  meta = {}
+  if before(floor, cursor) then floor = cursor end
+  meta, is_there = {}, false
 end
 if redis.call('EXISTS', stream) == 0 then
   redis.call('XGROUP', 'CREATE', stream, '~os:verify', '$', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', stream, '~os:verify')
 end
+
+if before(floor, cursor) then
+  -- Redis came back empty, or behind: groups find in PostgreSQL what it lost. All that is left here stands there too.
+  floor = cursor
+  leave_to_store(stream, meta_key, sides, cursor, math.huge, cursor)
+  if before(floor, ARGV[5]) then floor = ARGV[5] end
+elseif not meta[1] and cursor ~= '0-0' then
+  -- Nobody knows what was trimmed: at most what stands before the first entry.
+  local first, trimmed = first_entry(stream), cursor
+  if first and not before(cursor, first) then trimmed = preceding(first) end
+  leave_to_store(stream, meta_key, sides, '0-1', math.huge, trimmed)
+end
+-- Readers may know ids of what was lost: they are not given to other events.
+if meta[5] and (meta[5] ~= ARGV[2] or not is_there) and before(floor, ARGV[5]) then floor = ARGV[5] end
 if before(last_generated(), floor) then redis.call('XSETID', stream, floor) end
 
 local n, pn, pid = tonumber(meta[2] or nil), tonumber(meta[3] or nil), meta[4]

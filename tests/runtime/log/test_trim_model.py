@@ -17,7 +17,7 @@ from openstream_runtime.domain.errors import LeaseLost
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import RedisLog
-from openstream_runtime.ports import Appended
+from openstream_runtime.ports import Appended, GroupRead
 from support.fake_log import FakeLog
 from support.log_harness import Log, append_one, at, cursor, events, new_topic
 
@@ -34,6 +34,7 @@ step = st.one_of(
     st.tuples(st.just("release"), number, st.booleans()),
     st.tuples(st.just("ack"), number),
     st.tuples(st.just("claim"), st.integers(1, 10)),
+    st.tuples(st.just("reset"), number),
 )
 
 
@@ -82,13 +83,29 @@ class Run:
 
     async def read(self, count: int) -> object:
         found = await self.log.groups.read(self.topic.name, "g", "c", [0], count=count)
-        return [(self.index(one.event.position), one.deliveries) for one in found.deliveries], {
-            partition: self.index(tail) for partition, tail in found.tails.items()
-        }
+        tails = {partition: self.index(tail) for partition, tail in found.tails.items()}
+        if found.cold is None:
+            return self.told(found), tails
+        # PostgreSQL would have everything up to there.
+        cold = self.index(found.cold.after), self.index(found.cold.upto)
+        assert cold[0] < cold[1] <= self.committed
+        upto = min(cold[1], cold[0] + count)
+        positions = self.positions[cold[0] : upto]
+        moved = await self.log.groups.advance(self.topic.name, "g", "c", found.cold, positions, positions[-1])
+        return self.told(found), tails, cold, moved
 
     async def claim(self, count: int) -> object:
-        found = await self.log.groups.claim(self.topic.name, "g", "c", [0], min_idle_ms=0, count=count)
-        return [(self.index(one.event.position), one.deliveries) for one in found.deliveries]
+        return self.told(await self.log.groups.claim(self.topic.name, "g", "c", [0], min_idle_ms=0, count=count))
+
+    def told(self, found: GroupRead) -> object:
+        assert not (found.cold and found.deliveries)
+        return [(self.index(one.position), one.deliveries) for one in found.stubs], [
+            (self.index(one.event.position), one.deliveries) for one in found.deliveries
+        ]
+
+    async def reset(self, index: int) -> object:
+        placed = await self.log.groups.set_position(self.topic.name, "g", {0: str(self.position(index))})
+        return {partition: self.index(one) for partition, one in placed.positions.items()}, placed.dropped
 
     async def release(self, index: int, undelivered: bool) -> object:
         items = {0: [self.position(index)]}
@@ -104,7 +121,20 @@ class Run:
         assert kept[len(kept) - len(after) :] == after, "an event after the cursor is gone"
         [stats] = await self.log.events.stats([at(self.topic)])
         [group] = stats.groups
-        return kept, stats.unpersisted, stats.persisted_count, self.index(stats.persisted), group.pending
+        [described] = await self.log.groups.describe(self.topic.name, "g", [0])
+        lows = await self.log.groups.lows([at(self.topic)])
+        edges = await self.log.events.edges(at(self.topic))
+        return (
+            kept,
+            (stats.unpersisted, stats.persisted_count, self.index(stats.persisted), self.index(edges.trimmed)),
+            (group.pending, self.index(group.last_delivered), described.pending, described.lag),
+            (self.index(described.last_delivered), described.cold_upto is not None),
+            {name: self.below(low) for name, low in lows[0].items()},
+        )
+
+    def below(self, position: Position) -> int:
+        """How many of the events stand at or below it."""
+        return sum(one <= position for one in self.positions)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
