@@ -114,6 +114,7 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
             store=store.events,
             catalog=store.catalog,
             history=store.history,
+            positions=store.positions,
             clock=clock,
             meter=metrics,
             board=Board(address),

@@ -15,7 +15,7 @@ from typing import Protocol
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings
+from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 
 # ---------------------------------------------------------------------------------------------------- the log
 
@@ -238,6 +238,16 @@ class GroupRead:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupLow:
+    """How far a group is on one partition."""
+
+    #: Everything up to here was acknowledged.
+    position: Position
+    #: What is cold and was never counted: then nobody knows the group's lag.
+    uncounted: Cold | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPartition:
     """A group on one partition, for people."""
 
@@ -250,6 +260,8 @@ class GroupPartition:
     consumers: Sequence[ConsumerInfo]
     #: Up to here PostgreSQL serves the group; None where Redis does.
     cold_upto: Position | None = None
+    #: Events above that, all of them undelivered.
+    ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +325,12 @@ class GroupLog(Protocol):
         """
         ...
 
-    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, Position]]:
-        """For each partition and group the position up to which everything was acknowledged."""
+    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, GroupLow]]:
+        """For each partition what its groups have done with."""
+        ...
+
+    async def counted(self, topic: str, group: str, cold: Cold, count: int) -> None:
+        """Say how many events stand between the ends of what is cold, unless the group has moved meanwhile."""
         ...
 
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int: ...
@@ -459,9 +475,37 @@ class History(Protocol):
         """
         ...
 
+    async def at(self, topic_id: int, partition: int, positions: Sequence[Position]) -> Mapping[Position, StoredEvent]:
+        """The events at these positions; those that are not there (dropped, or in quarantine) are left out."""
+        ...
+
+    async def count(self, topic_id: int, partition: int, after: Position, upto: Position) -> int:
+        """How many events stand after the one position, up to and including the other. Takes time with their number."""
+        ...
+
     async def floors(self, topic_id: int) -> Mapping[int, Position]:
         """The floor of every partition; ZERO where nothing was dropped. Empty when there is no such topic."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMark:
+    """A group has acknowledged everything of a partition up to there."""
+
+    topic_id: int
+    group: str
+    partition: int
+    position: Position
+
+
+class GroupPositions(Protocol):
+    """Where groups are, for the day Redis has lost it."""
+
+    async def save(self, marks: Sequence[GroupMark]) -> None:
+        """Set them, in either direction. Marks of groups that are gone are passed over."""
+        ...
+
+    async def of(self, topic_id: int, group: str) -> Mapping[int, Position]: ...
 
 
 class Catalog(Protocol):
@@ -493,7 +537,9 @@ class Catalog(Protocol):
 
     async def group(self, topic: str, name: str) -> Group | None: ...
 
-    async def create_group(self, topic: Topic, name: str, start_id: str) -> tuple[Group, bool]: ...
+    async def create_group(
+        self, topic: Topic, name: str, start_id: str, visibility: Visibility = Visibility.APPENDED
+    ) -> tuple[Group, bool]: ...
 
     async def delete_group(self, topic: Topic, name: str) -> bool: ...
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from openstream_runtime.actors.assigner import Assigner
 from openstream_runtime.actors.board import Sample
 from openstream_runtime.actors.catalog import CatalogKeeper
+from openstream_runtime.actors.checkpointer import Checkpointer
 from openstream_runtime.actors.group_reader import Message
 from openstream_runtime.actors.ingestor import Append
 from openstream_runtime.actors.janitor import Chore, Janitor
@@ -66,6 +67,7 @@ def build_tree(
             ChildSpec(id="partitions", actor=partitions_anew),
             Assigner.spec(world.board, partitions, partition, grace=limits.grace(0.04)),
             Janitor.spec(world, sweep, maintain),
+            Checkpointer.spec(world),
             ingestors.spec(),
             readers.spec(),
             front,

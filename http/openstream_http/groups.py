@@ -50,8 +50,10 @@ async def create_group(topic: str) -> Response:
     start_id = _start_id(asked.start_id, asked.start_ms)
     if start_id is None and asked.start_ms is None:
         start_id = "$"
-    done = await edge().gateway.create_group(topic, name, start_id=start_id, start_ms=asked.start_ms)
-    answer = schemas.GroupAnswer(topic, name, done.partitions, done.created)
+    done = await edge().gateway.create_group(
+        topic, name, start_id=start_id, start_ms=asked.start_ms, visibility=asked.visibility
+    )
+    answer = schemas.GroupAnswer(topic, name, done.partitions, done.created, done.group.visibility)
     if done.is_new:
         return json_response(answer, 201, {"Location": f"/v1/topics/{topic}/groups/{name}"})
     return json_response(answer)
@@ -173,6 +175,7 @@ def _partition(found: GroupPartition) -> schemas.GroupPartitionAnswer:
         found.lag,
         found.lag_ms,
         [schemas.ConsumerAnswer(one.name, one.pending, one.idle_ms) for one in found.consumers],
+        "redis" if found.cold_upto is None else "postgres",
     )
 
 

@@ -6,7 +6,7 @@ nobody would know. Answers may gain fields at any time.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -30,6 +30,7 @@ from openstream_http.limits import (
     Partitions,
     StartId,
 )
+from openstream_runtime.domain.topics import Visibility
 from openstream_runtime.gateway.results import Ack
 
 
@@ -136,11 +137,12 @@ class Produced(Answer):
 
 
 class GroupRequest(Request):
-    """Where to begin: `start_id` or `start_ms`, not both; neither: `$`."""
+    """Where to begin: `start_id` or `start_ms`; neither: `$`. `persisted`: deliver only what PostgreSQL has."""
 
     group: Name
     start_id: StartId | None = None
     start_ms: Milliseconds | None = None
+    visibility: Visibility = Visibility.APPENDED
 
 
 class GroupAnswer(Answer):
@@ -150,6 +152,7 @@ class GroupAnswer(Answer):
     group: str
     partitions: int
     created: int
+    visibility: Visibility
 
 
 class GroupName(Answer):
@@ -157,8 +160,6 @@ class GroupName(Answer):
 
 
 class GroupList(Answer):
-    """The groups of a topic, by name."""
-
     topic: str
     groups: list[GroupName]
 
@@ -170,7 +171,7 @@ class ConsumerAnswer(Answer):
 
 
 class GroupPartitionAnswer(Answer):
-    """`lag` null: Redis cannot tell."""
+    """`lag`: events not delivered, wherever they are; null: nobody can tell now."""
 
     partition: int
     last_delivered_id: str
@@ -178,6 +179,7 @@ class GroupPartitionAnswer(Answer):
     lag: int | None
     lag_ms: int
     consumers: list[ConsumerAnswer]
+    served_from: Literal["redis", "postgres"]
 
 
 class GroupDescription(Answer):

@@ -9,6 +9,7 @@ import structlog
 
 from openstream_runtime.actors.pacing import jittered, pause
 from openstream_runtime.actors.store_writer import StoreMailbox
+from openstream_runtime.actors.verifying import verify
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import Fenced, Unavailable
 from openstream_runtime.domain.events import StoredEvent
@@ -59,7 +60,7 @@ class Copier:
     async def run(self, ctx: Context) -> None:
         world, clock = self._world, self._world.clock
         # Make the stream fit for the cursor, under the Redis that answers now.
-        await world.log.verify(self._topic, self._at.partition, self.cursor)
+        await verify(world, self._topic, self._at.partition, self.cursor)
         await world.log.mark_persisted(self._at, self._token, self.cursor.position, count=None, trim_below=None)
         while not ctx.stopping.is_set():
             events = await world.log.read_after(self._at, self.cursor.position, count=BATCH, max_bytes=BATCH_BYTES)

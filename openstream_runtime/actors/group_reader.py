@@ -7,25 +7,25 @@ what was handed to a client that is gone goes back at once.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio
 import structlog
 
+from openstream_runtime.actors.group_source import GroupSource
 from openstream_runtime.actors.tailer import Ticket
 from openstream_runtime.actors.world import World
-from openstream_runtime.domain.errors import NotFound, OpenStreamError
+from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import Position, TopicPartition
-from openstream_runtime.domain.topics import Group
 from openstream_runtime.ports import GroupRead
 from supervisors import Context, Envelope, Mailbox
 
 _log = structlog.get_logger(__name__)
 
 LOOK_AGAIN = 2.0  # seconds; should a wake-up be missed, or positions start anew, nobody waits longer than this
+LOOK_SOON = 0.03  # seconds; nobody rings when events are persisted, or when others are done with what is cold
 EMPTY = GroupRead(deliveries=(), tails={})
 
 
@@ -103,6 +103,7 @@ class GroupReader:
         self._dirty: set[int] = set()
         self._look_again_at = 0.0
         self._ticket: Ticket | None = None
+        self._source = GroupSource(world, topic, group)
 
     def describe(self) -> dict[str, object]:
         return {"waiting": len(self._waiting), **self._mailbox.describe()}
@@ -176,7 +177,7 @@ class GroupReader:
         read = _read(envelope)
         partitions = [number for number in read.partitions if number in self._dirty]
         try:
-            found = await self._read(read, partitions) if partitions else EMPTY
+            found = await self._source.read(read.consumer, partitions, read.count) if partitions else EMPTY
         except OpenStreamError as error:
             envelope.fail(error)
             return
@@ -184,50 +185,19 @@ class GroupReader:
             await self._hand_out(envelope, read, found)
             return
         self._tails.update(found.tails)
-        self._dirty.difference_update(found.tails)
+        if found.unpersisted:
+            self._look_again_at = self._world.clock.monotonic() + LOOK_SOON
+        else:
+            self._dirty.difference_update(found.tails)
         if waiting_ends or self._world.clock.monotonic() >= read.deadline:
             envelope.answer(EMPTY)
         else:
             self._waiting.append(envelope)
 
-    async def _read(self, read: Read, partitions: Sequence[int]) -> GroupRead:
-        # Nobody's partition is always the last one. By chance: by turns, two consumers that alternate would each see
-        # one half of the partitions first, for ever.
-        start = random.randrange(len(partitions))  # noqa: S311 (nothing to guess)
-        turned = [*partitions[start:], *partitions[:start]]
-        found = await self._world.groups.read(self._topic, self._group, read.consumer, turned, count=read.count)
-        if found.missing:
-            await self._create(found.missing)
-            if not found.deliveries:
-                found = await self._world.groups.read(self._topic, self._group, read.consumer, turned, count=read.count)
-        if found.deliveries:
-            self._world.meter.read(self._topic, self._group, len(found.deliveries))
-        return found
-
-    async def _create(self, partitions: Sequence[int]) -> None:
-        """Redis does not know the group on these: it was lost with Redis, or its creation broke off half way.
-
-        PostgreSQL is asked, not the board: a group somebody has just deleted must not come back, or the next one of
-        that name would begin in its place.
-        """
-        group = await self._world.catalog.group(self._topic, self._group)
-        if group is None:
-            raise NotFound(f"there is no group {self._group!r} on topic {self._topic!r}")
-        _log.warning("group created again", group=self._group, topic=self._topic, partitions=list(partitions))
-        start = first_position(group)
-        await self._world.groups.create(self._topic, self._group, dict.fromkeys(partitions, start))
-
     # -- handing out, and taking back
 
     async def _claim(self, envelope: _Waiting, claim: Claim) -> None:
-        found = await self._world.groups.claim(
-            self._topic,
-            self._group,
-            claim.consumer,
-            claim.partitions,
-            min_idle_ms=claim.min_idle_ms,
-            count=claim.count,
-        )
+        found = await self._source.claim(claim.consumer, claim.partitions, claim.min_idle_ms, claim.count)
         if found.deliveries:
             self._world.meter.claimed(self._topic, self._group, len(found.deliveries))
         await self._hand_out(envelope, claim, found)
@@ -282,8 +252,3 @@ def _read(envelope: _Waiting) -> Read:
     if not isinstance(message, Read):
         raise TypeError(f"only reads wait, not {message!r}")
     return message
-
-
-def first_position(group: Group) -> str:
-    """Where a group begins on a partition Redis knows nothing of: never after an event it has not seen."""
-    return f"{group.created_ms}-0" if group.start_id == "$" else group.start_id

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import anyio
 import structlog
 
+from openstream_runtime.actors.verifying import AT_ONCE, verify
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import NotFound, OpenStreamError
 from openstream_runtime.domain.events import NewEvent
@@ -24,7 +25,6 @@ _log = structlog.get_logger(__name__)
 
 CYCLE_BYTES = 4 << 20  # one write: a script call of this size keeps Redis busy for some 10 ms
 CYCLE_REQUESTS = 1024
-VERIFY_AT_ONCE = 8  # partitions verified side by side: a new topic may have a thousand, the store's pool has few
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,19 +130,17 @@ class Ingestor:
         A backend that is away costs one timeout and not one for each partition: everybody of this topic waits here.
         """
         ready: set[tuple[int, int]] = set()
-        limiter = anyio.CapacityLimiter(VERIFY_AT_ONCE)
+        limiter = anyio.CapacityLimiter(AT_ONCE)
         away = False
 
-        async def verify(key: tuple[int, int], batch: AppendBatch) -> None:
+        async def try_one(key: tuple[int, int], batch: AppendBatch) -> None:
             nonlocal away
             async with limiter:
                 if away:
                     return
                 try:
-                    cursor = await self._world.store.cursor(batch.topic.id, batch.partition)
-                    if cursor is None:
+                    if not await verify(self._world, batch.topic, batch.partition):
                         return  # the topic was deleted
-                    await self._world.log.verify(batch.topic, batch.partition, cursor)
                 except OpenStreamError as error:
                     if not isinstance(error, NotFound):
                         away = True
@@ -157,7 +155,7 @@ class Ingestor:
 
         async with anyio.create_task_group() as tasks:
             for key, batch in batches.items():
-                tasks.start_soon(verify, key, batch)
+                tasks.start_soon(try_one, key, batch)
         return [key for key in batches if key in ready]
 
 

@@ -12,6 +12,7 @@ from openstream_runtime.ports import (
     EventLog,
     EventStore,
     GroupLog,
+    GroupPositions,
     History,
     Leases,
     Members,
@@ -53,6 +54,7 @@ class World:
     store: EventStore
     catalog: Catalog
     history: History
+    positions: GroupPositions
     clock: Clock
     meter: Meter
     board: Board

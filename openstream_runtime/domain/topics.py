@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from openstream_runtime.domain.positions import TopicPartition
 
@@ -40,9 +41,18 @@ class Topic:
         return [TopicPartition(self.name, number) for number in range(self.partitions)]
 
 
+class Visibility(StrEnum):
+    """From when on a group is shown an event."""
+
+    #: Redis has it.
+    APPENDED = "appended"
+    #: PostgreSQL has it: nothing that Redis could still forget is ever delivered.
+    PERSISTED = "persisted"
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A consumer group of a topic. Its positions live in Redis; that it exists, and from where, lives here."""
+    """A consumer group of a topic. Its positions live in Redis; that it exists, and from where, in PostgreSQL."""
 
     topic_id: int
     topic: str
@@ -50,3 +60,4 @@ class Group:
     #: `$`, `0-0`, `<ms>-<seq>`: where a partition's position begins that Redis knows nothing of.
     start_id: str
     created_ms: int = 0
+    visibility: Visibility = Visibility.APPENDED

@@ -11,7 +11,7 @@ from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import Topic, TopicSettings
+from openstream_runtime.domain.topics import Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.groups import Consuming
 from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.produce import Producing
@@ -79,9 +79,17 @@ class Gateway:
 
     # ------------------------------------------------------------------------------------------------ groups
 
-    async def create_group(self, topic: str, group: str, *, start_id: str | None, start_ms: int | None) -> GroupCreated:
+    async def create_group(
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None,
+        start_ms: int | None,
+        visibility: Visibility = Visibility.APPENDED,
+    ) -> GroupCreated:
         """Create on every partition; exactly one of `start_id` (`$`, `0-0`, an id: events after it) and `start_ms`."""
-        return await self._consuming.create(topic, group, start_id=start_id, start_ms=start_ms)
+        return await self._consuming.create(topic, group, start_id=start_id, start_ms=start_ms, visibility=visibility)
 
     async def groups(self, topic: str) -> list[str]:
         """The names of a topic's groups, sorted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -15,15 +16,16 @@ from openstream_runtime.actors.group_reader import (
     Nudge,
     Read,
     ReaderMailbox,
-    first_position,
     positions_of,
 )
+from openstream_runtime.actors.placing import place, place_again
 from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.world import World
-from openstream_runtime.domain.errors import InvalidRequest, Overloaded, Unavailable
+from openstream_runtime.domain.errors import InvalidRequest, OpenStreamError, Overloaded, Unavailable
+from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.names import check_consumer, check_group
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import Group, Topic
+from openstream_runtime.domain.topics import Group, Topic, Visibility
 from openstream_runtime.gateway.results import GroupCreated, Handout, ResetDone
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.ports import GroupPartition, GroupRead
@@ -66,11 +68,13 @@ class Consuming:
 
     # -- managing
 
-    async def create(self, topic: str, group: str, *, start_id: str | None, start_ms: int | None) -> GroupCreated:
+    async def create(
+        self, topic: str, group: str, *, start_id: str | None, start_ms: int | None, visibility: Visibility
+    ) -> GroupCreated:
         check_group(group)
         start = start_of(start_id, start_ms)
         found = await self._topics.find(topic)
-        made, is_new = await self._world.catalog.create_group(found, group, start)
+        made, is_new = await self._world.catalog.create_group(found, group, start, visibility)
         self._world.board.add_group(made)
         created = await self._place(found, made, is_new=is_new)
         await self._topics.announce()
@@ -82,10 +86,10 @@ class Consuming:
         if is_new:
             # In place of whatever Redis still has under that name: a deletion that broke off half way must not decide
             # where the next group of that name begins.
-            await self._world.groups.set_position(topic.name, group.name, dict.fromkeys(numbers, group.start_id))
+            await place(self._world, topic, group.name, dict.fromkeys(numbers, group.start_id), anew=True)
             return topic.partitions
         # It existed: what is missing (half a creation, a lost Redis) is completed as of then, not as of now.
-        return await self._world.groups.create(topic.name, group.name, dict.fromkeys(numbers, first_position(group)))
+        return len((await place_again(self._world, topic, group, list(numbers))).positions)
 
     async def names(self, topic: str) -> list[str]:
         found = await self._topics.find(topic)
@@ -94,7 +98,26 @@ class Consuming:
     async def describe(self, topic: str, group: str) -> list[GroupPartition]:
         found = await self._topics.find(topic)
         await self._topics.group(found, group)
-        return await self._world.groups.describe(found.name, group, range(found.partitions))
+        described = await self._world.groups.describe(found.name, group, range(found.partitions))
+        return [await self._with_history(found, one) for one in described]
+
+    async def _with_history(self, topic: Topic, found: GroupPartition) -> GroupPartition:
+        """With what only PostgreSQL can tell of a partition it serves: how old its next event is, how many come."""
+        if found.cold_upto is None:
+            return found
+        history, after, lag = self._world.history, found.last_delivered, found.lag
+        try:
+            if lag is None:
+                lag = found.ahead + await history.count(topic.id, found.partition, after, found.cold_upto)
+            page = await history.page(
+                topic.id, found.partition, Span(after.next(), found.cold_upto), count=1, max_bytes=1
+            )
+        except OpenStreamError:
+            return replace(found, lag=lag)
+        if not page.events:
+            return replace(found, lag=lag)
+        age = self._world.clock.now_ms() - page.events[0].position.ms
+        return replace(found, lag=lag, lag_ms=max(found.lag_ms, age))
 
     async def delete(self, topic: str, group: str) -> None:
         found = await self._topics.find(topic)
@@ -112,12 +135,12 @@ class Consuming:
         found = await self._topics.find(topic)
         await self._topics.group(found, group)
         numbers = _partitions(found, partitions)
-        discarded = await self._world.groups.set_position(found.name, group, dict.fromkeys(numbers, start))
+        placed = await place(self._world, found, group, dict.fromkeys(numbers, start), anew=True)
         if (box := self._readers.peek(f"{found.name}/{group}")) is not None:
             box.offer(Nudge(numbers))
         for number in numbers:
             await self._world.tail.ring(f"group:{found.name}:{group}:{number}")
-        return ResetDone(start, len(numbers), discarded)
+        return ResetDone(start, len(numbers), placed.dropped)
 
     # -- consuming
 

@@ -19,7 +19,7 @@ from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, format_position, parse_position
 from openstream_runtime.log.lane import Lane
 from openstream_runtime.log.scripts import Arg, Call, Script
-from openstream_runtime.ports import Cold, ConsumerInfo, GroupPartition, GroupRead, Placed, Stub
+from openstream_runtime.ports import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
 
 #: Ids of one ack or one release.
 _IDS = 1_000
@@ -123,10 +123,15 @@ class RedisGroups:
         replies = await self._reads.run_each(scripts.GROUP_DESCRIBE, calls)
         return [_described(partition, reply) for partition, reply in zip(partitions, replies, strict=True)]
 
-    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, Position]]:
+    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, GroupLow]]:
         calls: list[Call] = [([keys.stream(at), keys.meta(at), keys.sides(at)], []) for at in partitions]
         replies = await self._reads.run_each(scripts.GROUP_LOW, calls)
-        return [{name.decode(errors="replace"): parse_position(at) for name, at in reply} for reply in replies]
+        return [_lows(at.partition, reply) for at, reply in zip(partitions, replies, strict=True)]
+
+    async def counted(self, topic: str, group: str, cold: Cold, count: int) -> None:
+        meta = keys.meta(TopicPartition(topic, cold.partition))
+        args: list[Arg] = [group, format_position(cold.after), format_position(cold.upto), count]
+        await self._writes.run(scripts.GROUP_COUNTED, [meta], args)
 
     async def _hand_out(self, script: Script, topic: str, partitions: Sequence[int], args: Sequence[Arg]) -> GroupRead:
         group = str(args[0])
@@ -165,10 +170,19 @@ def _chunks(positions: Sequence[Position]) -> list[list[bytes]]:
     return [ids[start : start + _IDS] for start in range(0, len(ids), _IDS)]
 
 
+def _lows(partition: int, reply: Any) -> dict[str, GroupLow]:
+    return {
+        name.decode(errors="replace"): GroupLow(
+            parse_position(low), Cold(partition, parse_position(after), parse_position(upto)) if after else None
+        )
+        for name, low, after, upto in reply
+    }
+
+
 def _described(partition: int, reply: Any) -> GroupPartition:
     if reply is None:
         return GroupPartition(partition, ZERO, 0, 0, 0, ())
-    at, pending, lag, lag_ms, consumers, cold_upto = reply
+    at, pending, lag, lag_ms, consumers, cold_upto, ahead = reply
     known: dict[str, ConsumerInfo] = {}  # one may hold entries of the stream and of its side stream
     for name, held, idle in consumers:
         told = name.decode(errors="replace")
@@ -183,4 +197,5 @@ def _described(partition: int, reply: Any) -> GroupPartition:
         lag_ms,
         list(known.values()),
         parse_position(cold_upto) if cold_upto else None,
+        ahead,
     )

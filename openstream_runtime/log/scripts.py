@@ -56,6 +56,7 @@ GROUP_RELEASE_IDLE = _script("group_release_idle")
 GROUP_SET_POSITION = _script("group_set_position", "ids")
 GROUP_DELETE = _script("group_delete")
 GROUP_LOW = _script("group_low", "ids")
+GROUP_COUNTED = _script("group_counted")
 GROUP_DESCRIBE = _script("group_describe", "ids")
 CONSUMERS_REMOVE = _script("consumers_remove")
 

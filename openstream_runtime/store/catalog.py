@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import sql
 
 from openstream_runtime.domain.errors import Conflict, NotFound
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings
+from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.store.partitions import TimePartitions, identifier
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
@@ -121,23 +121,25 @@ class PostgresCatalog:
     # ------------------------------------------------------------------------------------------------ groups
 
     async def groups(self) -> list[Group]:
-        return [Group(*row) for row in await self._pool.run(lambda connection: _fetch(connection, _GROUPS))]
+        return [_as_group(row) for row in await self._pool.run(lambda connection: _fetch(connection, _GROUPS))]
 
     async def group(self, topic: str, name: str) -> Group | None:
         rows = await self._pool.run(lambda connection: _fetch(connection, _GROUP, [topic, name]))
-        return Group(*rows[0]) if rows else None
+        return _as_group(rows[0]) if rows else None
 
-    async def create_group(self, topic: Topic, name: str, start_id: str) -> tuple[Group, bool]:
+    async def create_group(
+        self, topic: Topic, name: str, start_id: str, visibility: Visibility = Visibility.APPENDED
+    ) -> tuple[Group, bool]:
         """The group and whether it is new; one that exists is given back as it is. NotFound: the topic is gone."""
 
         async def create(connection: Connection) -> tuple[Group, bool]:
             if not await _fetch(connection, _SHARE_TOPIC, [topic.id]):
                 raise NotFound("there is no such topic", topic=topic.name)
-            new = await _fetch(connection, _CREATE_GROUP, [topic.id, name, start_id])
+            new = await _fetch(connection, _CREATE_GROUP, [topic.id, name, start_id, visibility])
             if new:
                 await connection.execute(_BUMP)
             (row,) = await _fetch(connection, _GROUP, [topic.name, name])
-            return Group(*row), bool(new)
+            return _as_group(row), bool(new)
 
         return await self._pool.transact(create)
 
@@ -157,6 +159,11 @@ def _values(settings: TopicSettings) -> tuple[int | None, ...]:
 
 def _as_topic(row: tuple[Any, ...]) -> Topic:
     return Topic(row[0], row[1], row[2], TopicSettings(*row[3:7]), row[7], row[8])
+
+
+def _as_group(row: tuple[Any, ...]) -> Group:
+    topic_id, topic, name, start_id, created_ms, visibility = row
+    return Group(topic_id, topic, name, start_id, created_ms, Visibility(visibility))
 
 
 async def _find(connection: Connection, name: str) -> Topic | None:

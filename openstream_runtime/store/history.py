@@ -8,7 +8,7 @@ one exists yet; when they do, the order over all is (generation, ms, seq).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -22,6 +22,7 @@ from openstream_runtime.store.queries import query
 
 _PAGE, _PAGE_OF_KEY = query("history_page"), query("history_page_of_key")
 _FLOOR, _FLOORS = query("floor"), query("floors")
+_AT, _COUNT = query("history_at"), query("history_count")
 #: Rows looked at for one page when most of them may be of another type.
 SCAN = 5_000
 #: Pages read at the same time: of the pool's eight connections most stay with those who write.
@@ -67,6 +68,42 @@ class PostgresHistory:
             rows, floor = await self._pool.run(fetch)
         events = [StoredEvent(Position(row[0], row[1]), *row[2:7]) for row in rows if row[7]]
         return HistoryPage(events, _reach(rows, span, count=count, max_bytes=max_bytes, scan=scan), floor)
+
+    async def at(self, topic_id: int, partition: int, positions: Sequence[Position]) -> Mapping[Position, StoredEvent]:
+        if not positions:
+            return {}
+        values = {
+            "topic_id": topic_id,
+            "partition": partition,
+            "ms": [position.ms for position in positions],
+            "seq": [position.seq for position in positions],
+            "first_ms": min(positions).ms,
+            "last_ms": max(positions).ms,
+        }
+
+        async def fetch(connection: Connection) -> list[tuple[Any, ...]]:
+            return await (await connection.execute(_AT, values, prepare=False, binary=True)).fetchall()
+
+        async with self._turns:
+            rows = await self._pool.run(fetch)
+        return {Position(row[0], row[1]): StoredEvent(Position(row[0], row[1]), *row[2:7]) for row in rows}
+
+    async def count(self, topic_id: int, partition: int, after: Position, upto: Position) -> int:
+        values = {
+            "topic_id": topic_id,
+            "partition": partition,
+            "after_ms": after.ms,
+            "after_seq": after.seq,
+            "upto_ms": upto.ms,
+            "upto_seq": upto.seq,
+        }
+
+        async def fetch(connection: Connection) -> int:
+            row = await (await connection.execute(_COUNT, values, prepare=False)).fetchone()
+            return int(row[0]) if row else 0
+
+        async with self._turns:
+            return await self._pool.run(fetch)
 
     async def floors(self, topic_id: int) -> Mapping[int, Position]:
         async def fetch(connection: Connection) -> dict[int, Position]:

@@ -120,14 +120,14 @@ DELETE FROM openstream.partitions WHERE topic_id = %s
 DELETE FROM openstream.topics WHERE id = %s
 
 -- name: groups
-SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint
+SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint, g.visibility
 FROM openstream.groups g
 JOIN openstream.topics t ON t.id = g.topic_id
 WHERE t.deleting_at IS NULL
 ORDER BY t.name, g.name
 
 -- name: group
-SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint
+SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint, g.visibility
 FROM openstream.groups g
 JOIN openstream.topics t ON t.id = g.topic_id
 WHERE t.deleting_at IS NULL AND t.name = %s AND g.name = %s
@@ -137,7 +137,8 @@ WHERE t.deleting_at IS NULL AND t.name = %s AND g.name = %s
 SELECT 1 FROM openstream.topics WHERE id = %s AND deleting_at IS NULL FOR SHARE
 
 -- name: create_group
-INSERT INTO openstream.groups (topic_id, name, start_id) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1
+INSERT INTO openstream.groups (topic_id, name, start_id, visibility) VALUES (%s, %s, %s, %s)
+ON CONFLICT DO NOTHING RETURNING 1
 
 -- name: delete_group
 DELETE FROM openstream.groups g
@@ -233,3 +234,35 @@ SELECT floor_ms, floor_seq FROM openstream.partitions WHERE topic_id = %s AND pa
 
 -- name: floors
 SELECT partition, floor_ms, floor_seq FROM openstream.partitions WHERE topic_id = %s AND NOT closed
+
+-- name: history_at
+-- Events by their positions. The bounds on ms alone let the planner leave out the other days.
+SELECT e.ms, e.seq, e.event_type, e.partition_key, e.payload, e.timestamp_ms, e.headers
+FROM unnest(%(ms)s::bigint[], %(seq)s::bigint[]) AS wanted (ms, seq)
+JOIN openstream.event_log e USING (ms, seq)
+WHERE e.topic_id = %(topic_id)s AND e.partition = %(partition)s AND e.idx = 0
+  AND e.generation = (SELECT generation FROM openstream.partitions
+                      WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND NOT closed)
+  AND e.ms BETWEEN %(first_ms)s AND %(last_ms)s
+ORDER BY e.ms, e.seq
+
+-- name: history_count
+SELECT count(*)
+FROM openstream.event_log
+WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND idx = 0
+  AND generation = (SELECT generation FROM openstream.partitions
+                    WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND NOT closed)
+  AND ms BETWEEN %(after_ms)s AND %(upto_ms)s
+  AND (ms, seq) > (%(after_ms)s, %(after_seq)s) AND (ms, seq) <= (%(upto_ms)s, %(upto_seq)s)
+
+-- name: save_positions
+-- Of groups that are there: one that was deleted meanwhile is no error.
+INSERT INTO openstream.group_positions AS p (topic_id, name, partition, ms, seq)
+SELECT m.topic_id, m.name, m.partition, m.ms, m.seq
+FROM unnest(%s::integer[], %s::text[], %s::integer[], %s::bigint[], %s::bigint[]) AS m (topic_id, name, partition, ms, seq)
+JOIN openstream.groups g ON g.topic_id = m.topic_id AND g.name = m.name
+ON CONFLICT (topic_id, name, partition) DO UPDATE SET ms = excluded.ms, seq = excluded.seq, updated_at = now()
+WHERE (p.ms, p.seq) IS DISTINCT FROM (excluded.ms, excluded.seq)
+
+-- name: positions
+SELECT partition, ms, seq FROM openstream.group_positions WHERE topic_id = %s AND name = %s

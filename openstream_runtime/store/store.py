@@ -11,6 +11,7 @@ from openstream_runtime.store.event_store import PostgresEvents
 from openstream_runtime.store.history import PostgresHistory
 from openstream_runtime.store.partitions import TimePartitions
 from openstream_runtime.store.pool import Limits, Pool, open_pool
+from openstream_runtime.store.positions import PostgresGroupPositions
 from openstream_runtime.store.schema import check_schema
 
 
@@ -21,6 +22,7 @@ class Store:
     events: PostgresEvents
     catalog: PostgresCatalog
     history: PostgresHistory
+    positions: PostgresGroupPositions
     _pool: Pool
     _partitions: TimePartitions
 
@@ -63,6 +65,7 @@ async def open_store(
             PostgresEvents(pool, partitions),
             PostgresCatalog(pool, partitions),
             PostgresHistory(pool),
+            PostgresGroupPositions(pool),
             pool,
             partitions,
         )

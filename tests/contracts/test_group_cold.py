@@ -9,7 +9,7 @@ import pytest
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import ZERO, Cursor, Position
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Cold, GroupRead, Placed, Stub
+from openstream_runtime.ports import Cold, GroupLow, GroupRead, Placed, Stub
 from support.log_harness import Log, appended, at, cursor, events, owned, verified
 
 pytestmark = pytest.mark.anyio
@@ -190,16 +190,17 @@ async def test_everything_up_to_its_low_mark_a_group_has_acknowledged(log: Log) 
     positions = await appended(log, topic, events(10))
     await log.groups.create(topic.name, "g", {0: "0-0"})
     await log.groups.create(topic.name, "idle", {0: str(positions[7])})
-    assert await log.groups.lows([at(topic), at(topic, 7)]) == [{"g": ZERO, "idle": positions[7]}, {}]
+    known = {"g": GroupLow(ZERO), "idle": GroupLow(positions[7])}
+    assert await log.groups.lows([at(topic), at(topic, 7)]) == [known, {}]
     await read(log, topic, count=6)
     await log.groups.ack(topic.name, "g", {0: [positions[0], positions[1], positions[3]]})
     [lows] = await log.groups.lows([at(topic)])
-    assert positions[1] <= lows["g"] < positions[2]
+    assert positions[1] <= lows["g"].position < positions[2]
     token = await owned(log, topic)
     await trimmed(log, topic, token, positions[-1])
-    assert await log.groups.lows([at(topic)]) == [lows | {"idle": positions[7]}]
+    assert [one["g"].position for one in await log.groups.lows([at(topic)])] == [lows["g"].position]
     await log.groups.ack(topic.name, "g", {0: positions})
-    assert (await log.groups.lows([at(topic)]))[0]["g"] == positions[5]
+    assert (await log.groups.lows([at(topic)]))[0]["g"].position == positions[5]
 
 
 async def test_groups_of_a_redis_that_came_back_empty_or_behind_go_on_where_they_were(log: Log) -> None:
@@ -218,6 +219,20 @@ async def test_groups_of_a_redis_that_came_back_empty_or_behind_go_on_where_they
     assert new > Position(far.ms + 60_000, 0)
     assert await log.groups.advance(topic.name, "g", "c", Cold(0, positions[1], far), [], far)
     assert handed((await read(log, topic)).deliveries) == [(0, new, 1)]
+
+
+async def test_what_nobody_counted_is_told_and_counted_once(log: Log) -> None:
+    topic = await verified(log)
+    positions = await appended(log, topic, events(8))
+    token = await owned(log, topic)
+    await trimmed(log, topic, token, positions[3])
+    await log.groups.create(topic.name, "g", {0: str(positions[0])})
+    cold = Cold(0, positions[0], positions[3])
+    assert await log.groups.lows([at(topic)]) == [{"g": GroupLow(positions[0], cold)}]
+    await log.groups.counted(topic.name, "g", Cold(0, ZERO, positions[3]), 99)  # of another place: too late
+    await log.groups.counted(topic.name, "g", cold, 3)
+    assert await log.groups.lows([at(topic)]) == [{"g": GroupLow(positions[0])}]
+    assert [one.lag for one in await log.groups.describe(topic.name, "g", [0])] == [7]
 
 
 async def test_ids_do_not_begin_above_the_floor_while_nothing_was_lost(log: Log) -> None:

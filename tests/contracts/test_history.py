@@ -9,8 +9,8 @@ import pytest
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import END, Span
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import HistoryPage
+from openstream_runtime.domain.topics import Topic, Visibility
+from openstream_runtime.ports import GroupMark, HistoryPage
 from support import log_harness
 from support.log_harness import Log
 from support.store_harness import FakeUnderTest, StoreUnderTest, batch, event, new_topic, real_store, taken
@@ -142,6 +142,46 @@ async def test_the_floor_says_below_what_events_may_be_gone(store: StoreUnderTes
     found = await store.history.page(topic.id, 1, Span(Position(2, 0)), count=10, max_bytes=PLENTY)
     assert found.floor == Position(5, 0)
     assert [one.position.ms for one in found.events] == [5, 6, 7, 8, 9]
+
+
+async def test_events_are_found_by_their_positions_and_counted_between_two(store: StoreUnderTest) -> None:
+    events = [event(ms, seq) for ms in (5, DAY, 3 * DAY) for seq in (0, 1)]
+    topic = await filled(store, events)
+    wanted = [events[4].position, events[0].position, Position(7, 7)]
+    found = await store.history.at(topic.id, 0, wanted)
+    assert found == {events[0].position: events[0], events[4].position: events[4]}
+    assert await store.history.at(topic.id, 0, []) == {}
+    assert await store.history.at(topic.id, 1, wanted) == {}
+    count = store.history.count
+    assert await count(topic.id, 0, ZERO, END) == 6
+    assert await count(topic.id, 0, events[0].position, events[3].position) == 3
+    assert await count(topic.id, 0, events[3].position, events[3].position) == 0
+    await store.catalog.begin_delete(topic.name)
+    assert (await store.history.at(topic.id, 0, wanted), await count(topic.id, 0, ZERO, END)) == ({}, 0)
+
+
+async def test_positions_of_groups_are_kept_as_long_as_the_group(store: StoreUnderTest) -> None:
+    topic = await new_topic(store, 3)
+    await store.catalog.create_group(topic, "g", "0-0")
+    marks = [GroupMark(topic.id, "g", number, Position(7, number)) for number in (2, 0)]
+    await store.positions.save([*marks, GroupMark(topic.id, "nobody", 0, Position(1, 1))])
+    await store.positions.save([])
+    assert await store.positions.of(topic.id, "g") == {0: Position(7, 0), 2: Position(7, 2)}
+    assert await store.positions.of(topic.id, "nobody") == {}
+    await store.positions.save(
+        [GroupMark(topic.id, "g", 0, Position(3, 0)), GroupMark(topic.id, "g", 1, Position(9, 0))]
+    )
+    assert await store.positions.of(topic.id, "g") == {0: Position(3, 0), 1: Position(9, 0), 2: Position(7, 2)}
+    await store.catalog.delete_group(topic, "g")
+    assert await store.positions.of(topic.id, "g") == {}
+
+
+async def test_a_group_says_what_it_is_shown(store: StoreUnderTest) -> None:
+    topic = await new_topic(store)
+    made, _ = await store.catalog.create_group(topic, "safe", "$", Visibility.PERSISTED)
+    again, is_new = await store.catalog.create_group(topic, "safe", "$", Visibility.APPENDED)
+    assert (made.visibility, again.visibility, is_new) == (Visibility.PERSISTED, Visibility.PERSISTED, False)
+    assert [one.visibility for one in await store.catalog.groups() if one.topic_id == topic.id] == ["persisted"]
 
 
 async def test_the_log_reads_up_to_a_position(log: Log) -> None:

@@ -10,6 +10,7 @@ import pytest
 from openstream_http import schemas
 from openstream_http.auth import Role
 from openstream_runtime.domain.errors import Overloaded
+from openstream_runtime.domain.topics import Visibility
 from support.edge import EdgeClient
 from support.fake_gateway import FakeGateway
 
@@ -37,9 +38,13 @@ async def test_a_group_is_created_once(client: EdgeClient) -> None:
     created = await client.post(GROUPS, {"group": "g", "start_id": "$"})
     assert created.status == 201
     assert created.headers["Location"] == GROUP
-    assert created.json(schemas.GroupAnswer) == schemas.GroupAnswer("orders", "g", 4, 4)
+    assert created.json(schemas.GroupAnswer) == schemas.GroupAnswer("orders", "g", 4, 4, Visibility.APPENDED)
     again = await client.post(GROUPS, {"group": "g"})
     assert (again.status, again.json(schemas.GroupAnswer).created) == (200, 0)
+    safe = await client.post(GROUPS, {"group": "safe", "visibility": "persisted"})
+    assert safe.json(schemas.GroupAnswer).visibility is Visibility.PERSISTED
+    assert (await client.post(GROUPS, {"group": "odd", "visibility": "sometimes"})).status == 422
+    await client.delete(f"{GROUPS}/safe")
     listed = (await client.get(GROUPS, role=Role.CONSUMER)).json(schemas.GroupList)
     assert listed == schemas.GroupList("orders", [schemas.GroupName("g")])
 

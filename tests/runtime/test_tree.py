@@ -28,8 +28,8 @@ from support.actors import Rig, event, eventually, make_world, virtual_backend
 
 pytestmark = pytest.mark.anyio
 NAMES = [
-    "metrics", "membership", "catalog", "tailer", "store-writer", "partitions", "assigner", "janitor", "ingestion",
-    "groups", "http",
+    "metrics", "membership", "catalog", "tailer", "store-writer", "partitions", "assigner", "janitor", "checkpointer",
+    "ingestion", "groups", "http",
 ]  # fmt: skip
 
 

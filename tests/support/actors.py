@@ -28,7 +28,7 @@ from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.ports import AppendBatch, Appended, NodeInfo
 from supervisors import Actor, ChildSpec, Context, Supervisor, TreeEvent, run
 from supervisors.context import current_context
-from support.fake_history import FakeHistory
+from support.fake_history import FakeGroupPositions, FakeHistory
 from support.fake_log import FakeLog
 from support.fake_redis import FakeRedis
 from support.fake_store import FakeStore
@@ -152,10 +152,11 @@ class Rig:
     store: FakeStore
     meter: Recorder
     log: FakeLog
+    positions: FakeGroupPositions
     events: list[TreeEvent] = field(default_factory=list)
 
     def node(self, name: str, **limits: Any) -> Rig:
-        return make_world(name, redis=self.redis, store=self.store, **limits)
+        return make_world(name, redis=self.redis, store=self.store, positions=self.positions, **limits)
 
     async def topic(self, name: str = "orders", partitions: int = 1, **settings: Any) -> Topic:
         """A topic that PostgreSQL and the board know."""
@@ -191,11 +192,17 @@ class Rig:
 
 
 def make_world(
-    name: str = "a", *, redis: FakeRedis | None = None, store: FakeStore | None = None, **limits: Any
+    name: str = "a",
+    *,
+    redis: FakeRedis | None = None,
+    store: FakeStore | None = None,
+    positions: FakeGroupPositions | None = None,
+    **limits: Any,
 ) -> Rig:
     """A node called `name` on fakes; keywords are fields of Limits."""
     log = FakeLog(redis)
     store = store or FakeStore(log.redis.now_ms)
+    positions = positions or FakeGroupPositions(store)
     meter = Recorder()
     world = World(
         log=log.events,
@@ -206,12 +213,13 @@ def make_world(
         store=store.events,
         catalog=store.catalog,
         history=FakeHistory(store),
+        positions=positions,
         clock=FakeClock(log.redis),
         meter=meter,
         board=Board(NodeInfo(name, f"http://{name}:8000", 1, "test")),
         limits=replace(Limits(), **limits),
     )
-    return Rig(world, log.redis, store, meter, log)
+    return Rig(world, log.redis, store, meter, log, positions)
 
 
 def event(payload: int | str = "x", key: str | None = None) -> NewEvent:

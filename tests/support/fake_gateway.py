@@ -13,7 +13,7 @@ from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound,
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings
+from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, Produced, ResetDone
 from openstream_runtime.ports import ConsumerInfo, GroupPartition
@@ -37,6 +37,7 @@ class FakeGroup:
     pending: dict[int, dict[Position, Pending]]
     #: Given back: served first, by position.
     released: dict[int, dict[Position, Pending]]
+    visibility: Visibility = Visibility.APPENDED
 
 
 @dataclass
@@ -167,7 +168,15 @@ class FakeGateway(Gateway):
 
     # ------------------------------------------------------------------------------------------------- groups
 
-    async def create_group(self, topic: str, group: str, *, start_id: str | None, start_ms: int | None) -> GroupCreated:
+    async def create_group(
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None,
+        start_ms: int | None,
+        visibility: Visibility = Visibility.APPENDED,
+    ) -> GroupCreated:
         self._check()
         found = self._find(topic)
         start = start_id if start_id is not None else f"{start_ms}-0"
@@ -176,9 +185,9 @@ class FakeGateway(Gateway):
         if is_new:
             at = {partition: self._start(found, partition, start) for partition in range(count)}
             found.groups[group] = FakeGroup(
-                group, start, at, {p: {} for p in range(count)}, {p: {} for p in range(count)}
+                group, start, at, {p: {} for p in range(count)}, {p: {} for p in range(count)}, visibility
             )
-        known = Group(found.topic.id, topic, group, found.groups[group].start_id)
+        known = Group(found.topic.id, topic, group, found.groups[group].start_id, 0, found.groups[group].visibility)
         return GroupCreated(known, count, count if is_new else 0, is_new)
 
     @staticmethod

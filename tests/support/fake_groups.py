@@ -8,7 +8,7 @@ from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.history import before
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.ports import Cold, ConsumerInfo, GroupPartition, GroupRead, Placed, Stub
+from openstream_runtime.ports import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
 from support.fake_redis import FakeGroup, FakeRedis, FakeStream, Pending
 
 
@@ -112,17 +112,26 @@ class FakeGroups:
 
         return await self._redis.write("advance", do)
 
-    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, Position]]:
-        def do() -> list[Mapping[str, Position]]:
-            streams = [self._redis.streams.get(at) for at in partitions]
-            return [
-                {name: before(min(one.pending)) if one.pending else one.at for name, one in stream.groups.items()}
-                if stream
-                else {}
-                for stream in streams
-            ]
+    async def lows(self, partitions: Sequence[TopicPartition]) -> list[Mapping[str, GroupLow]]:
+        return await self._redis.ask("lows", lambda: [self._lows(at) for at in partitions])
 
-        return await self._redis.ask("lows", do)
+    def _lows(self, at: TopicPartition) -> dict[str, GroupLow]:
+        stream = self._redis.streams.get(at)
+        lows = {}
+        for name, group in stream.groups.items() if stream else ():
+            low = before(min(group.pending)) if group.pending else group.at
+            uncounted = group.cold and group.cold_count is None
+            lows[name] = GroupLow(low, Cold(at.partition, group.at, stream.trimmed) if stream and uncounted else None)
+        return lows
+
+    async def counted(self, topic: str, group: str, cold: Cold, count: int) -> None:
+        def do() -> None:
+            at = TopicPartition(topic, cold.partition)
+            found = self._redis.group(at, group)
+            if found and found.cold and (found.at, self._redis.streams[at].trimmed) == (cold.after, cold.upto):
+                found.cold_count = count
+
+        await self._redis.write("counted", do)
 
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int:
         def do() -> int:
@@ -221,7 +230,10 @@ class FakeGroups:
         ]
         age = max(0, now - waiting[0].position.ms) if waiting else 0
         cold_upto = stream.trimmed if found.cold else None
-        return GroupPartition(partition, found.at, len(found.pending), stream.lag(found), age, consumers, cold_upto)
+        ahead = len(stream.entries) if found.cold else 0
+        return GroupPartition(
+            partition, found.at, len(found.pending), stream.lag(found), age, consumers, cold_upto, ahead
+        )
 
     def _idle(self, group: FakeGroup, min_idle_ms: int) -> list[Position]:
         now = self._redis.now_ms()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.ports import HistoryPage
+from openstream_runtime.ports import GroupMark, HistoryPage
 from support.fake_store import FakeStore
 
 
@@ -21,15 +21,10 @@ class FakeHistory:
     async def page(self, topic_id: int, partition: int, span: Span, *, count: int, max_bytes: int) -> HistoryPage:
         await self._store._call("history_page")
         key = (topic_id, partition)
-        state = self._store._partitions.get(key)
         looked_at = [
             event
-            for generation, event in self._store.rows(*key)
-            if state is not None
-            and not state.closed
-            and generation == state.generation
-            and span.first <= event.position <= span.last
-            and (span.key is None or event.partition_key == span.key)
+            for event in self._log(topic_id, partition)
+            if span.first <= event.position <= span.last and (span.key is None or event.partition_key == span.key)
         ]
         scan = count if span.event_type is None else max(count, self._scan)
         events: list[StoredEvent] = []
@@ -42,6 +37,21 @@ class FakeHistory:
                 upto = event.position
                 break
         return HistoryPage(events, upto, self._store.floors.get(key, ZERO))
+
+    def _log(self, topic_id: int, partition: int) -> list[StoredEvent]:
+        """The events of the present generation, in order; none of a partition that is closed."""
+        state = self._store._partitions.get((topic_id, partition))
+        if state is None or state.closed:
+            return []
+        return [event for generation, event in self._store.rows(topic_id, partition) if generation == state.generation]
+
+    async def at(self, topic_id: int, partition: int, positions: Sequence[Position]) -> Mapping[Position, StoredEvent]:
+        await self._store._call("history_at")
+        return {one.position: one for one in self._log(topic_id, partition) if one.position in positions}
+
+    async def count(self, topic_id: int, partition: int, after: Position, upto: Position) -> int:
+        await self._store._call("history_count")
+        return sum(after < one.position <= upto for one in self._log(topic_id, partition))
 
     async def floors(self, topic_id: int) -> Mapping[int, Position]:
         await self._store._call("floors")
@@ -64,3 +74,24 @@ def drop_below(store: FakeStore, topic_id: int, partition: int, floor: Position)
 def _size(event: StoredEvent) -> int:
     texts = event.event_type + (event.partition_key or "")
     return len(event.payload) + len(event.headers or b"") + len(texts.encode())
+
+
+class FakeGroupPositions:
+    """ports.GroupPositions."""
+
+    def __init__(self, store: FakeStore) -> None:
+        self._store = store
+        self.saved: dict[tuple[int, str, int], Position] = {}
+
+    async def save(self, marks: Sequence[GroupMark]) -> None:
+        await self._store._call("save_positions")
+        for mark in marks:
+            if (mark.topic_id, mark.group) in self._store._groups:
+                self.saved[mark.topic_id, mark.group, mark.partition] = mark.position
+
+    async def of(self, topic_id: int, group: str) -> Mapping[int, Position]:
+        await self._store._call("positions")
+        if (topic_id, group) not in self._store._groups:
+            self.saved = {place: at for place, at in self.saved.items() if place[:2] != (topic_id, group)}
+            return {}
+        return {place[2]: position for place, position in self.saved.items() if place[:2] == (topic_id, group)}

@@ -15,7 +15,7 @@ import anyio.lowlevel
 from openstream_runtime.domain.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings
+from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.ports import Committed, FencedOff, PersistBatch
 
 Key = tuple[int, int]
@@ -327,14 +327,16 @@ class FakeCatalog:
         known = self._store._topics.get(topic)
         return None if known is None or known.deleting else self._store._groups.get((known.id, name))
 
-    async def create_group(self, topic: Topic, name: str, start_id: str) -> tuple[Group, bool]:
+    async def create_group(
+        self, topic: Topic, name: str, start_id: str, visibility: Visibility = Visibility.APPENDED
+    ) -> tuple[Group, bool]:
         store = self._store
         await store._call("create_group")
         if not self._is_open(topic.id):
             raise NotFound("there is no such topic", topic=topic.name)
         if (topic.id, name) in store._groups:
             return store._groups[topic.id, name], False
-        group = Group(topic.id, topic.name, name, start_id, store.now_ms())
+        group = Group(topic.id, topic.name, name, start_id, store.now_ms(), visibility)
         store._groups[topic.id, name] = group
         store._version += 1
         return group, True

@@ -12,9 +12,9 @@ from psycopg import AsyncConnection, sql
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import Cursor, Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import Catalog, EventStore, History, PersistBatch
-from openstream_runtime.store import migrate, open_store
-from support.fake_history import FakeHistory, drop_below
+from openstream_runtime.ports import Catalog, EventStore, GroupPositions, History, PersistBatch
+from openstream_runtime.store import Store, migrate, open_store
+from support.fake_history import FakeGroupPositions, FakeHistory, drop_below
 from support.fake_store import FakeStore
 
 
@@ -24,6 +24,7 @@ class StoreUnderTest(Protocol):
     events: EventStore
     catalog: Catalog
     history: History
+    positions: GroupPositions
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]: ...
 
@@ -46,6 +47,7 @@ class FakeUnderTest:
         self.events: EventStore = self.store.events
         self.catalog: Catalog = self.store.catalog
         self.history: History = FakeHistory(self.store)
+        self.positions: GroupPositions = FakeGroupPositions(self.store)
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]:
         return self.store.rows(topic_id, partition)
@@ -66,10 +68,11 @@ class FakeUnderTest:
 class RealUnderTest:
     """Looks through a connection of its own, past the code under test."""
 
-    def __init__(self, events: EventStore, catalog: Catalog, history: History, database_url: str) -> None:
-        self.events = events
-        self.catalog = catalog
-        self.history = history
+    def __init__(self, store: Store, database_url: str) -> None:
+        self.events: EventStore = store.events
+        self.catalog: Catalog = store.catalog
+        self.history: History = store.history
+        self.positions: GroupPositions = store.positions
         self.database_url = database_url
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]:
@@ -125,7 +128,7 @@ class RealUnderTest:
 async def real_store(database_url: str, **options: Any) -> AsyncIterator[RealUnderTest]:
     await migrate(database_url)
     async with open_store(database_url, **options) as store:
-        yield RealUnderTest(store.events, store.catalog, store.history, database_url)
+        yield RealUnderTest(store, database_url)
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 -- KEYS stream, meta, side stream. ARGV group, how many entries to count at most. Answers nothing without the group, else
 -- last delivered id, pending, lag, age in ms of the first event not delivered, for each consumer name, pending, idle in
--- ms, and where the group is cold the id up to which PostgreSQL serves it, else ''.
+-- ms, and where the group is cold the id up to which PostgreSQL serves it, else '', and how many entries stand above that.
 local stream, meta, side = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('EXISTS', stream) == 0 then return false end
 local group = nil
@@ -35,4 +35,4 @@ for _, key in ipairs({ stream, side }) do
     end
   end
 end
-return { at, pending, lag, math.max(0, age), consumers, upto }
+return { at, pending, lag, math.max(0, age), consumers, upto, upto ~= '' and redis.call('XLEN', stream) or 0 }

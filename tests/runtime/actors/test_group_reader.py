@@ -18,9 +18,9 @@ from openstream_runtime.actors.group_reader import (
     Message,
     Nudge,
     ReaderMailbox,
-    first_position,
     positions_of,
 )
+from openstream_runtime.actors.placing import first_position
 from openstream_runtime.domain.errors import NotFound, OpenStreamError, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import TopicPartition

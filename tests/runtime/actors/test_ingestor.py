@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from openstream_runtime.actors import ingestor as module
+from openstream_runtime.actors import verifying
 from openstream_runtime.actors.ingestor import Append, IngestMailbox, Ingestor
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
@@ -101,11 +102,11 @@ async def test_a_partition_that_stays_unverified_is_refused_after_one_more_try(r
     topic, mailbox = await rig.topic(), box()
     real = rig.world.log.verify
 
-    async def forgets(*arguments: Any) -> None:
-        await real(*arguments)
+    async def forgets(*arguments: Any, **more: Any) -> None:
+        await real(*arguments, **more)
         rig.redis.flush()
 
-    rig.log.events.verify = forgets  # type: ignore[method-assign,assignment]
+    rig.log.events.verify = forgets  # type: ignore[method-assign]
     async with running(Ingestor(rig.world, mailbox)):
         assert await mailbox.call(request(topic, {0: ["a"]})) == {0: Refused(Refusal.UNVERIFIED)}
     assert rig.redis.calls["append"] == 2
@@ -142,7 +143,7 @@ async def test_a_store_that_is_away_costs_one_timeout_and_not_one_for_each_parti
         answer = await mailbox.call(request(topic, {number: ["x"] for number in range(64)}), timeout=60)
     assert set(answer.values()) == {Refused(Refusal.UNVERIFIED)}
     assert anyio.current_time() - before < 4
-    assert calls["cursor"] <= module.VERIFY_AT_ONCE
+    assert calls["cursor"] <= verifying.AT_ONCE
 
 
 async def test_a_new_topic_of_many_partitions_is_verified_side_by_side(rig: Rig) -> None:
@@ -207,11 +208,11 @@ async def test_a_lost_answer_after_verifying_is_unknown_too(rig: Rig) -> None:
     topic, mailbox = await rig.topic(partitions=2), box()
     real = rig.world.log.verify
 
-    async def then_lose(*arguments: Any) -> None:
-        await real(*arguments)
+    async def then_lose(*arguments: Any, **more: Any) -> None:
+        await real(*arguments, **more)
         rig.redis.lose_answer("append", kept=True)
 
-    rig.log.events.verify = then_lose  # type: ignore[method-assign,assignment]
+    rig.log.events.verify = then_lose  # type: ignore[method-assign]
     async with running(Ingestor(rig.world, mailbox)):
         assert await mailbox.call(request(topic, {0: ["a"]})) == {0: Unknown()}
     assert rig.retained(topic) == ["a"]

@@ -129,7 +129,7 @@ class Run:
             (stats.unpersisted, stats.persisted_count, self.index(stats.persisted), self.index(edges.trimmed)),
             (group.pending, self.index(group.last_delivered), described.pending, described.lag),
             (self.index(described.last_delivered), described.cold_upto is not None),
-            {name: self.below(low) for name, low in lows[0].items()},
+            {name: self.below(low.position) for name, low in lows[0].items()},
         )
 
     def below(self, position: Position) -> int:
