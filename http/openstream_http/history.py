@@ -105,12 +105,13 @@ class _Wish:
 async def partition_history(topic: str, partition: int) -> Response:
     """Read what is kept of a partition, by id or time, key and type.
 
-    Redis and PostgreSQL answer as one. Without `from_id` and `from_ms` it begins with the first event that is kept; asked
-    for more than that, the answer is a 410 with `earliest_id`. A page may have fewer events than `limit`, also none,
-    and still a `next_id`: ask again with it as `from_id`, in the place of `from_ms`.
+    Redis and PostgreSQL answer as one. Without `from_id` and `from_ms` it begins with the first event that is kept; who
+    asks for earlier ones gets a 410 with `earliest_id`. A page may hold fewer events than `limit`, or none, and still
+    have a `next_id`: the same query, with it as `from_id` in the place of `from_ms`, goes on.
 
     With `Accept: application/x-ndjson` the answer is the whole range up to what is there now, one event a line, without
-    a limit. A body that breaks off is to be continued: with the last `redis_id` as `from_id`, whose event comes again.
+    a limit. A body that breaks off lacks something: with the last `redis_id` as `from_id` it goes on, and that event
+    comes again.
     """
     asked = _query(PartitionHistoryQuery)
     if asked.from_id is not None and asked.from_ms is not None:
@@ -134,8 +135,8 @@ async def partition_history(topic: str, partition: int) -> Response:
 async def topic_history(topic: str) -> Response:
     """Read what is kept of a topic: its partitions one after the other, in order inside each.
 
-    As for one partition, but ids go with their partition: `from_id` is `p<partition>@<id>`, as `next_id` has it, and only
-    says where to go on. It stands beside the same query, whose `from_ms` still holds for the partitions after that.
+    As for one partition, but ids go with their partition: `from_id` is `p<partition>@<id>`, as `next_id` has it, and
+    says where to go on, nothing else. It is added to the same query: `from_ms` still holds for the partitions after.
     """
     asked = _query(TopicHistoryQuery)
     at = None if asked.from_id is None else _place(asked.from_id)
