@@ -21,11 +21,12 @@ from openstream_http.connection import StreamedResponse, promise
 from openstream_http.edge import edge
 from openstream_http.limits import MAX_EVENTS, MAX_KEY_BYTES, MAX_TYPE_CHARS, EventId, Milliseconds
 from openstream_http.openapi import describes
-from openstream_http.problems import HTTP_VERSION, INVALID, Problem, invalid
+from openstream_http.problems import HTTP_VERSION, INVALID, NOT_FOUND, Problem, invalid
 from openstream_http.rendering import JSON, kept, lines, raw_response
 from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.history import END, Place, Span, first_at, last_at
 from openstream_runtime.domain.positions import ZERO, Position
+from openstream_runtime.domain.topics import MAX_PARTITIONS
 from openstream_runtime.gateway.results import HistoryPage
 
 LINES = ("application/x-ndjson", "application/jsonl")
@@ -93,7 +94,7 @@ class _Wish:
     limit: int | None
 
 
-@history.get("/v1/topics/<topic>/partitions/<int:partition>/events")
+@history.get("/v1/topics/<topic>/partitions/<partition>/events")
 @permits(Role.CONSUMER)
 @describes(
     "history",
@@ -102,7 +103,7 @@ class _Wish:
     answer_lines=KeptEvent,
     problems=(410, 429, 503),
 )
-async def partition_history(topic: str, partition: int) -> Response:
+async def partition_history(topic: str, partition: str) -> Response:
     """Read what is kept of a partition, by id or time, key and type.
 
     Redis and PostgreSQL answer as one. Without `from_id` and `from_ms` it begins with the first event that is kept; who
@@ -120,7 +121,7 @@ async def partition_history(topic: str, partition: int) -> Response:
         raise invalid("to_id and to_ms exclude each other", "query", "to_ms")
     first = None if asked.from_id is None else _position(asked.from_id, "from_id")
     last = None if asked.to_id is None else _position(asked.to_id, "to_id")
-    return await _answer(_Wish(topic, partition, _span(asked, first, last), None, asked.limit))
+    return await _answer(_Wish(topic, _number(partition), _span(asked, first, last), None, asked.limit))
 
 
 @history.get("/v1/topics/<topic>/events")
@@ -161,6 +162,8 @@ async def _stream(wish: _Wish, media: str) -> Response:
     pages = edge().gateway.history_pages(wish.topic, wish.partition, wish.span, at=wish.at)
     # What is wrong with the request shows at the first page, while there still can be a status.
     first = await anext(pages, None)
+    if request.method == "HEAD":
+        return Response(b"", headers={"Vary": "Accept"}, content_type=media)
     headers = {"Vary": "Accept", "X-Accel-Buffering": "no"}  # a proxy that collects lines would give them late
     response = StreamedResponse(_lines(first, pages), headers=headers, content_type=media)
     response.timeout = None  # it takes as long as its reader likes; one that takes nothing is cut by listener.STALL
@@ -194,6 +197,12 @@ def _span(asked: HistoryQuery, first: Position | None, last: Position | None) ->
     if first > last:
         raise invalid("the range ends before it begins", "query")
     return Span(first, last, asked.key, asked.event_type)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) < MAX_PARTITIONS):
+        raise Problem(NOT_FOUND, "no topic has such a partition")
+    return int(text)
 
 
 def _position(text: str, name: str) -> Position:

@@ -67,6 +67,7 @@ class FakeGateway(Gateway):
         self.reading = 0
         self.pages = 0
         self.page_events = 100
+        self.trouble_at_page: int | None = None
         self.spans: list[tuple[Span, Place | None]] = []
         self._clock = _START_MS
         self._turn = 0
@@ -365,8 +366,8 @@ class FakeGateway(Gateway):
             for start in range(0, len(rows), self.page_events):
                 await self.gate.wait()
                 self._check()
-                if self.draining:
-                    raise Unavailable("draining", backend="node")
+                if self.draining or start == self.page_events * (self.trouble_at_page or -1):
+                    raise Unavailable("the node is draining", backend="node")
                 self.pages += 1
                 yield HistoryPage(rows[start : start + self.page_events], None)
         finally:
