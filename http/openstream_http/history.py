@@ -6,7 +6,8 @@ missing, and a client that has an end has everything.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -106,9 +107,10 @@ class _Wish:
 async def partition_history(topic: str, partition: str) -> Response:
     """Read what is kept of a partition, by id or time, key and type.
 
-    Redis and PostgreSQL answer as one. Without `from_id` and `from_ms` it begins with the first event that is kept; who
-    asks for earlier ones gets a 410 with `earliest_id`. A page may hold fewer events than `limit`, or none, and still
-    have a `next_id`: the same query, with it as `from_id` in the place of `from_ms`, goes on.
+    Redis and PostgreSQL answer as one. All bounds are inclusive, and times are those in the ids. Without `from_id` and
+    `from_ms` it begins with the first event that is kept; who asks for earlier ones gets a 410 with `earliest_id`. A
+    page may hold fewer events than `limit`, or none, and still have a `next_id`: the same query, with it as `from_id`
+    in the place of `from_ms`, goes on.
 
     With `Accept: application/x-ndjson` the answer is the whole range up to what is there now, one event a line, without
     a limit. A body that breaks off lacks something: with the last `redis_id` as `from_id` it goes on, and that event
@@ -138,6 +140,7 @@ async def topic_history(topic: str) -> Response:
 
     As for one partition, but ids go with their partition: `from_id` is `p<partition>@<id>`, as `next_id` has it, and
     says where to go on, nothing else. It is added to the same query: `from_ms` still holds for the partitions after.
+    After a 410, `p<partition>@<earliest_id>` goes on behind the gap.
     """
     asked = _query(TopicHistoryQuery)
     at = None if asked.from_id is None else _place(asked.from_id)
@@ -163,6 +166,7 @@ async def _stream(wish: _Wish, media: str) -> Response:
     # What is wrong with the request shows at the first page, while there still can be a status.
     first = await anext(pages, None)
     if request.method == "HEAD":
+        await pages.aclose()
         return Response(b"", headers={"Vary": "Accept"}, content_type=media)
     headers = {"Vary": "Accept", "X-Accel-Buffering": "no"}  # a proxy that collects lines would give them late
     response = StreamedResponse(_lines(first, pages), headers=headers, content_type=media)
@@ -170,12 +174,13 @@ async def _stream(wish: _Wish, media: str) -> Response:
     return response
 
 
-async def _lines(page: HistoryPage | None, pages: AsyncIterator[HistoryPage]) -> AsyncIterator[bytes]:
-    while page is not None:
-        data = lines(page.events)
-        for start in range(0, len(data), PIECE):
-            yield data[start : start + PIECE]
-        page = await anext(pages, None)
+async def _lines(page: HistoryPage | None, pages: AsyncGenerator[HistoryPage, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(pages):
+        while page is not None:
+            data = lines(page.events)
+            for start in range(0, len(data), PIECE):
+                yield data[start : start + PIECE]
+            page = await anext(pages, None)
 
 
 def _query(shape: type[Q]) -> Q:

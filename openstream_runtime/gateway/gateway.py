@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from openstream_runtime.actors.group_reader import Message
@@ -164,7 +164,7 @@ class Gateway:
 
     def history_pages(
         self, topic: str, partition: int | None, span: Span, *, at: Place | None = None
-    ) -> AsyncIterator[HistoryPage]:
+    ) -> AsyncGenerator[HistoryPage, None]:
         """All of a span up to what stands in the log now, a page at a time. Errors come as from `history`, at any
         page, and Unavailable when this node begins to drain: who has the last event goes on behind it elsewhere."""
         return self._reading.pages(topic, partition, span, at=at)

@@ -6,7 +6,7 @@ reader that takes its time costs nothing, and one that leaves leaves nothing beh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -58,7 +58,7 @@ class Reading:
 
     async def pages(
         self, topic: str, partition: int | None, span: Span, *, at: Place | None
-    ) -> AsyncIterator[HistoryPage]:
+    ) -> AsyncGenerator[HistoryPage, None]:
         walk = _Walk(self._world, await self._topics.find(topic), partition, span, at, up_to_now=True)
         told = self._world.clock.monotonic()
         while walk.place is not None:

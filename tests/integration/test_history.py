@@ -38,11 +38,11 @@ class Sender:
         #: By partition, in the order of acknowledgement: id, key, number.
         self.sent: dict[int, list[tuple[str, str, int]]] = {}
 
-    def send(self, count: int) -> None:
+    def send(self, count: int, *, fill: str = "") -> None:
         numbers = range(self.number, self.number + count)
         self.number += count
         keys = [f"user-{number % KEYS}" for number in numbers]
-        reply = self.client.produce(self.topic, list(numbers), keys=keys)
+        reply = self.client.produce(self.topic, [[number, fill] for number in numbers], keys=keys)
         assert reply.status == 200, reply
         for result, key, number in zip(reply.json["results"], keys, numbers, strict=True):
             self.sent.setdefault(result["partition"], []).append((result["redis_id"], key, number))
@@ -54,7 +54,9 @@ class Sender:
 def as_sent(events: list[dict[str, Any]]) -> dict[int, list[tuple[str, str, int]]]:
     found: dict[int, list[tuple[str, str, int]]] = {}
     for event in events:
-        found.setdefault(event["partition"], []).append((event["redis_id"], event["partition_key"], event["payload"]))
+        found.setdefault(event["partition"], []).append(
+            (event["redis_id"], event["partition_key"], event["payload"][0])
+        )
     return found
 
 
@@ -188,6 +190,36 @@ def test_one_store_that_is_away_takes_only_its_own_part_along(own_servers: Embed
                 stream(client, path)
         finally:
             own_servers.valkey.start()
+
+
+def test_a_stream_that_its_node_cuts_goes_on_at_another(own_servers: EmbeddedServers, tmp_path: Path) -> None:
+    with Cluster(own_servers, tmp_path, nodes=2, environment=QUIET) as cluster:
+        one, two = (Client(url, cluster.token()) for url in cluster.urls)
+        sender = made(one, "orders", **SHORT)
+        for _ in range(8):
+            sender.send(1_000, fill="x" * 4_000)  # 32 MB, which no socket takes in
+        wait_for(partial(is_trimmed, own_servers, sender), "all of it is trimmed", 20)
+        path = "/v1/topics/orders/events"
+        connection = http.client.HTTPConnection(one.host, one.port, timeout=20)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {one.token}", **NDJSON})
+        answer = connection.getresponse()
+        said = bytearray(answer.read(100_000))
+        cluster.ask_to_stop(0)
+        with pytest.raises(http.client.IncompleteRead):
+            read_on(answer, said)
+        cluster.wait_stopped(0)
+        connection.close()
+        whole_lines = [json.loads(line) for line in said.split(b"\n")[:-1]]
+        assert 0 < len(whole_lines) < sender.number
+        last = whole_lines.pop()
+        rest = stream(two, f"{path}?from_id=p{last['partition']}@{last['redis_id']}")
+        assert rest[0] == last
+        assert as_sent(whole_lines + rest) == sender.sent
+
+
+def read_on(answer: http.client.HTTPResponse, said: bytearray) -> None:
+    while piece := answer.read(1 << 20):
+        said += piece
 
 
 def test_readers_that_leave_take_nothing_along(own_servers: EmbeddedServers, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -358,7 +358,7 @@ class FakeGateway(Gateway):
 
     async def history_pages(
         self, topic: str, partition: int | None, span: Span, *, at: Place | None = None
-    ) -> AsyncIterator[HistoryPage]:
+    ) -> AsyncGenerator[HistoryPage, None]:
         self.spans.append((span, at))
         rows = self._kept(topic, partition, span, at)
         self.reading += 1
