@@ -11,7 +11,7 @@ from collections.abc import Callable
 from openstream_runtime.domain.errors import Overloaded
 from openstream_runtime.ports import Meter
 
-#: A page of a stream, as events and as lines, is about 1 MiB.
+#: A page of a stream, as events and as lines, and what its socket holds: about 1 MiB.
 MAX_STREAMS = 64
 RETRY_AFTER_MS = 5_000
 

@@ -23,8 +23,8 @@ from openstream_runtime.gateway.topics import Topics
 
 #: Bytes of one answer, about.
 PAGE_BYTES = 4 << 20
-#: Of one page of a stream: small enough that many streams fit into memory and the first line is there at once.
-STREAM_EVENTS, STREAM_BYTES = 1_000, 512 << 10
+#: Of one page of a stream: two milliseconds of the event loop, which others wait for. Larger ones cost the same in all.
+STREAM_EVENTS, STREAM_BYTES = 250, 256 << 10
 #: Seconds after which an answer, or a page of a stream, leaves with what was found, be it nothing.
 PATIENCE = 1.0
 
