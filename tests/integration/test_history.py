@@ -19,7 +19,7 @@ import pytest
 from openstream_ops.servers import EmbeddedServers
 from support.client import Client
 from support.cluster import Cluster
-from support.partitions import count_stored, lengths, wait_for
+from support.partitions import count_stored, lengths, redis_client, wait_for
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -190,6 +190,23 @@ def test_one_store_that_is_away_takes_only_its_own_part_along(own_servers: Embed
                 stream(client, path)
         finally:
             own_servers.valkey.start()
+
+
+def test_redis_that_lost_everything_hides_nothing(own_servers: EmbeddedServers, tmp_path: Path) -> None:
+    with Cluster(own_servers, tmp_path, nodes=2, environment=QUIET) as cluster:
+        client = Client(cluster.url(0), cluster.token())
+        sender = made(client, "orders")
+        path = "/v1/topics/orders/events"
+        for _ in range(3):
+            sender.send(1_000)
+            wait_for(partial(is_persisted, own_servers, sender), "all of it is persisted", 20)
+            with redis_client(own_servers.redis_url) as redis:
+                redis.flushall()
+            # At once, and while the owners find out and make the streams anew.
+            for _ in range(20):
+                assert as_sent(stream(client, path)) == sender.sent
+        sender.send(100)
+        assert as_sent(stream(client, path)) == sender.sent
 
 
 def test_a_stream_that_its_node_cuts_goes_on_at_another(own_servers: EmbeddedServers, tmp_path: Path) -> None:
