@@ -59,10 +59,15 @@ class Reading:
     async def pages(
         self, topic: str, partition: int | None, span: Span, *, at: Place | None
     ) -> AsyncGenerator[HistoryPage, None]:
-        walk = _Walk(self._world, await self._topics.find(topic), partition, span, at, up_to_now=True)
-        told = self._world.clock.monotonic()
+        read_topic = await self._topics.find(topic)
+        walk = _Walk(self._world, read_topic, partition, span, at, up_to_now=True)
+        board, told = self._world.board, self._world.clock.monotonic()
         while walk.place is not None:
-            if self._world.board.draining:
+            known = board.topics.get(topic)
+            if known is None or known.deleting or known.id != read_topic.id:
+                # Its events are going, and those of the next topic of that name are not its own.
+                raise NotFound(f"topic {topic!r} was deleted meanwhile", topic=topic)
+            if board.draining:
                 raise Unavailable("this node is draining; go on at any other", backend="node", retry_after_ms=1000)
             found = await walk.step(count=STREAM_EVENTS, max_bytes=STREAM_BYTES)
             if found or self._world.clock.monotonic() - told >= PATIENCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import anyio
 import pytest
@@ -130,6 +131,21 @@ async def test_streams_end_when_the_node_drains_and_pages_do_not(rig: Rig, monke
         with pytest.raises(Unavailable):
             await anext(pages)
         assert len((await desk.gateway.history("orders", None, Span(), limit=9)).events) == 5
+
+
+async def test_a_stream_does_not_go_on_in_the_next_topic_of_that_name(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STREAM_EVENTS", 2)
+    topic = await filled(rig, 5)
+    async with open_desk(rig) as desk:
+        for gone in (replace(topic, deleting=True), replace(topic, id=topic.id + 1)):
+            rig.world.board.add_topic(topic)
+            pages = desk.gateway.history_pages("orders", None, Span())
+            assert len((await anext(pages)).events) == 2
+            rig.world.board.add_topic(gone)
+            with pytest.raises(NotFound):
+                await anext(pages)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
