@@ -278,5 +278,5 @@ def in_flight(client: Client) -> int:
 def sessions(database_url: str) -> list[str]:
     """What connections to PostgreSQL are doing that last read a page of history."""
     with psycopg.connect(database_url) as connection:
-        query = "select state from pg_stat_activity where application_name like %s and query like %s"
-        return [str(state) for (state,) in connection.execute(query, ("openstream %", "%looked_at%"))]
+        query = "select state from pg_stat_activity where application_name like %s and query ~ %s"
+        return [str(state) for (state,) in connection.execute(query, ("openstream %", "looked_at|floor_ms"))]
