@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, cast
 
+import structlog
 from anyio import Event, lowlevel, move_on_after
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
 from quart import Quart, Response
@@ -20,6 +21,7 @@ from quart.wrappers import Request
 from quart.wrappers.request import Body
 from quart.wrappers.response import DataBody
 
+from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.gateway.results import Handout
 
 #: How much of a body waits in memory to be read; Hypercorn hands it over in pieces of up to 64 KiB.
@@ -30,6 +32,8 @@ LINGER = 1.0
 #: Turns of the event loop from a disconnect that Hypercorn has seen to the cancellation that reaches us.
 _TURNS = 4
 _PROMISE = "openstream.promise"
+
+log = structlog.get_logger(__name__)
 
 
 class BoundedBody(Body):
@@ -183,7 +187,12 @@ class Connection(ASGIHTTPConnection):
             # Keep reading, into nothing: while Hypercorn's queue of unread pieces is full, it cannot even close.
             self._body.discard()
             send = partial(_send_lingering, self._body, send)
-        await super()._send_response(send, response)
+        try:
+            await super()._send_response(send, response)
+        except OpenStreamError as error:
+            # A body that cannot be finished is not ended either: Hypercorn closes the connection, and the client sees
+            # that something is missing.
+            log.info("answer cut", error=str(error))
 
 
 async def _send_lingering(body: BoundedBody, send: ASGISendCallable, message: Any) -> None:

@@ -10,6 +10,7 @@ from quart import Quart, current_app
 from openstream_http.auth import Verifier
 from openstream_http.budget import Budget
 from openstream_http.patience import Patience
+from openstream_http.streams import Streams
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.ports import Clock, Meter
 from openstream_runtime.settings import Settings
@@ -31,6 +32,8 @@ class Edge:
     meter: Meter | None = None
     #: Bytes of bodies in memory.
     bodies: Budget = field(init=False)
+    #: Answers that last as long as their readers like.
+    streams: Streams = field(init=False)
     #: Wrong admin secrets, of all callers together.
     patience: Patience = field(default_factory=Patience)
 
@@ -38,6 +41,7 @@ class Edge:
         # As much as may wait in mailboxes (gateway/pressure.py), and never less than two of the largest bodies.
         limit = max(4 * self.settings.mailbox_bytes, 2 * self.settings.max_body_bytes)
         object.__setattr__(self, "bodies", Budget(limit, self.meter))
+        object.__setattr__(self, "streams", Streams(self.meter))
 
     def attach(self) -> None:
         self.app.extensions[_KEY] = self

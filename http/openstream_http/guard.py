@@ -25,7 +25,8 @@ from openstream_http.problems import (
 )
 
 MAX_PATH_BYTES = 1_024
-MAX_QUERY_BYTES = 2_048
+#: A key of 1,024 bytes in percent encoding, and what else a query says.
+MAX_QUERY_BYTES = 4_096
 #: Names, values and about what separates them, as RFC 7541 counts.
 MAX_HEADER_BYTES = 16_384
 _HEADER_OVERHEAD = 4

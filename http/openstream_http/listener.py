@@ -1,8 +1,8 @@
-"""Hypercorn's connections, known one by one, so that none of them outlives the server.
+"""Hypercorn's connections, known one by one, so that none of them outlives the server, or its client's interest.
 
 Hypercorn leaves a connection to itself once it is accepted. From Python 3.12.1 on it then waits for every one of them
 for ever when it stops, and nothing it offers can end one whose client does not read. So the class it makes
-connections of is replaced by this one, which differs in nothing but that it tells its server that it is there.
+connections of is replaced by this one, which tells its server that it is there and waits for no reader for ever.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 import hypercorn.asyncio.run
+from anyio import move_on_after
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
+from hypercorn.events import Event
+
+#: Seconds a client may take to make room for what we have for it: pieces of 64 KiB at most, so about 1 KB a second.
+STALL = 60.0
 
 
 class ServerConfig(Config):
@@ -42,6 +47,13 @@ class KnownConnection(TCPServer):
             await super().run()
         finally:
             known.discard(self)
+
+    async def protocol_send(self, event: Event) -> None:
+        with move_on_after(STALL) as patience:
+            await super().protocol_send(event)
+        # Not `cancelled_caught`: closing, Hypercorn takes the cancellation for the end it waited for.
+        if patience.cancel_called:
+            self.abort()
 
     def abort(self) -> None:
         self.writer.transport.abort()

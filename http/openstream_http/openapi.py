@@ -44,6 +44,8 @@ class Description:
     lines: type[schemas.Request] | None = None
     query: type[schemas.Request] | None = None
     problems: Sequence[int] = ()
+    #: The shape of one line, where the 200 is given as NDJSON too.
+    answer_lines: type[schemas.Answer] | None = None
 
 
 def describes(
@@ -54,11 +56,12 @@ def describes(
     lines: type[schemas.Request] | None = None,
     query: type[schemas.Request] | None = None,
     problems: Sequence[int] = (),
+    answer_lines: type[schemas.Answer] | None = None,
 ) -> Callable[[F], F]:
     """Describe a route; its docstring is the text."""
 
     def decorate(view: F) -> F:
-        setattr(view, _ATTRIBUTE, Description(tag, responses, request, lines, query, problems))
+        setattr(view, _ATTRIBUTE, Description(tag, responses, request, lines, query, problems, answer_lines))
         return view
 
     return decorate
@@ -135,6 +138,8 @@ class Provider(OpenAPIProvider):
                 response["content"] = {shape: {"schema": {"type": "string"}}}
             elif shape is not None:
                 response["content"] = {_JSON: {"schema": _add(shape, components)}}
+            if status == 200 and about.answer_lines is not None:
+                response.setdefault("content", {})[_LINES] = {"schema": _add(about.answer_lines, components)}
         statuses = set(about.problems) | {500, 503}
         if access.roles is not None:
             statuses |= {401, 403}

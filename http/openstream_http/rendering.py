@@ -10,7 +10,8 @@ import msgspec
 from quart import Response
 
 from openstream_http.problems import Problem
-from openstream_runtime.domain.events import Delivery
+from openstream_runtime.domain.events import Delivery, StoredEvent
+from openstream_runtime.domain.history import Place
 from openstream_runtime.domain.positions import Position
 
 JSON = "application/json"
@@ -82,4 +83,38 @@ def _delivery(delivery: Delivery) -> bytes:
         event.timestamp_ms,
         event.headers or b"{}",
         delivery.deliveries,
+    )
+
+
+def kept(topic: str, events: Sequence[tuple[int, StoredEvent]], next_id: Place | Position | None) -> bytes:
+    """The answer to a look into the history."""
+    return b'{"topic":%b,"events":[%b],"next_id":%b}' % (
+        text(topic),
+        b",".join([_kept(partition, event) for partition, event in events]),
+        b"null" if next_id is None else b'"%b"' % str(next_id).encode(),
+    )
+
+
+def lines(events: Sequence[tuple[int, StoredEvent]]) -> bytes:
+    """The same, one event a line. What breaks a line in JSON stands between two tokens, and a space does as well."""
+    return b"".join([_in_one_line(_kept(partition, event)) + b"\n" for partition, event in events])
+
+
+def _in_one_line(data: bytes) -> bytes:
+    return data.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in data or b"\r" in data else data
+
+
+def _kept(partition: int, event: StoredEvent) -> bytes:
+    return (
+        b'{"partition":%d,"redis_id":"%d-%d","event_type":%b,"partition_key":%b,"payload":%b,"timestamp_ms":%d,'
+        b'"headers":%b}'
+    ) % (
+        partition,
+        event.position.ms,
+        event.position.seq,
+        text(event.event_type),
+        b"null" if event.partition_key is None else text(event.partition_key),
+        event.payload,
+        event.timestamp_ms,
+        event.headers or b"{}",
     )

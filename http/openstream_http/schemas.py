@@ -294,6 +294,7 @@ class ProblemAnswer(Answer):
     topic: str | None = None
     partition: int | None = None
     outcome: str | None = None
+    earliest_id: str | None = None
 
 
 def decoder_of(shape: type[Any]) -> msgspec.json.Decoder[Any]:

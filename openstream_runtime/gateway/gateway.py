@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from openstream_runtime.actors.group_reader import Message
@@ -10,12 +10,14 @@ from openstream_runtime.actors.ingestor import Append
 from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.groups import Consuming
 from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.produce import Producing
-from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, Produced, ResetDone
+from openstream_runtime.gateway.reading import Reading
+from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.gateway.watching import Watching
 from openstream_runtime.ports import AppendOutcome, GroupPartition, GroupRead
@@ -40,6 +42,7 @@ class Gateway:
         self._topics = Topics(world)
         self._producing = Producing(world, self._topics, ingestors, Pressure(world))
         self._consuming = Consuming(world, self._topics, readers)
+        self._reading = Reading(world, self._topics)
         self._watching = Watching(world, tree)
         self._exposition = exposition
         #: Topics and groups that had numbers of their own at the last sweep.
@@ -146,6 +149,25 @@ class Gateway:
     ) -> ResetDone:
         """Move the group; what it had pending on those partitions is dropped, and counted."""
         return await self._consuming.reset(topic, group, start_id=start_id, start_ms=start_ms, partitions=partitions)
+
+    # ----------------------------------------------------------------------------------------------- history
+
+    async def history(
+        self, topic: str, partition: int | None, span: Span, *, limit: int, at: Place | None = None
+    ) -> HistoryPage:
+        """The next events of a span, of one partition or of all (None), from Redis and PostgreSQL as one.
+
+        At most `limit`, fewer when they are large or hard to find: `next` says where to go on, given back as `at`.
+        Raises Gone below what is kept, Unavailable when the one store that has them is away.
+        """
+        return await self._reading.page(topic, partition, span, limit=limit, at=at)
+
+    def history_pages(
+        self, topic: str, partition: int | None, span: Span, *, at: Place | None = None
+    ) -> AsyncGenerator[HistoryPage, None]:
+        """All of a span up to what stands in the log now, a page at a time. Errors come as from `history`, at any
+        page, and Unavailable when this node begins to drain: who has the last event goes on behind it elsewhere."""
+        return self._reading.pages(topic, partition, span, at=at)
 
     # ---------------------------------------------------------------------------------------------- watching
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from openstream_runtime.domain.events import Delivery
+from openstream_runtime.domain.events import Delivery, StoredEvent
+from openstream_runtime.domain.history import Place
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Group
 
@@ -56,6 +57,14 @@ class ResetDone:
     start_id: str
     updated_partitions: int
     discarded_pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Events with their partitions, in order inside each, and the place to go on at; None: that was all."""
+
+    events: Sequence[tuple[int, StoredEvent]]
+    next: Place | None
 
 
 @dataclass(frozen=True, slots=True)

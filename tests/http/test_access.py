@@ -25,6 +25,8 @@ EXPECTED = {
     "GET /v1/topics/<topic>": ANY,
     "DELETE /v1/topics/<topic>": ADMIN,
     "POST /v1/topics/<topic>/events": PRODUCER,
+    "GET /v1/topics/<topic>/events": CONSUMER,
+    "GET /v1/topics/<topic>/partitions/<partition>/events": CONSUMER,
     "POST /v1/topics/<topic>/groups": ADMIN,
     "GET /v1/topics/<topic>/groups": CONSUMER,
     "GET /v1/topics/<topic>/groups/<group>": CONSUMER,

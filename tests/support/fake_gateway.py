@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 
-from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound, OpenStreamError
+from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound, OpenStreamError, Unavailable
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
+from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.gateway import Gateway
-from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, Produced, ResetDone
+from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
 from openstream_runtime.ports import ConsumerInfo, GroupPartition
 
 PARTITIONS_DEFAULT = 4
@@ -62,6 +63,12 @@ class FakeGateway(Gateway):
         self.given_back = 0
         self.waiting = 0
         self.cancelled = 0
+        #: Streams somebody reads, pages they took, events on each, and what was asked for.
+        self.reading = 0
+        self.pages = 0
+        self.page_events = 100
+        self.trouble_at_page: int | None = None
+        self.spans: list[tuple[Span, Place | None]] = []
         self._clock = _START_MS
         self._turn = 0
         self._ids = 0
@@ -337,6 +344,48 @@ class FakeGateway(Gateway):
             known.released[number].clear()
             known.at[number] = self._start(found, number, start)
         return ResetDone(start, len(numbers), dropped)
+
+    # ------------------------------------------------------------------------------------------------ history
+
+    async def history(
+        self, topic: str, partition: int | None, span: Span, *, limit: int, at: Place | None = None
+    ) -> HistoryPage:
+        self._check()
+        self.spans.append((span, at))
+        rows = self._kept(topic, partition, span, at)
+        following = rows[limit] if len(rows) > limit else None
+        return HistoryPage(rows[:limit], Place(following[0], following[1].position) if following else None)
+
+    async def history_pages(
+        self, topic: str, partition: int | None, span: Span, *, at: Place | None = None
+    ) -> AsyncGenerator[HistoryPage, None]:
+        self.spans.append((span, at))
+        rows = self._kept(topic, partition, span, at)
+        self.reading += 1
+        try:
+            for start in range(0, len(rows), self.page_events):
+                await self.gate.wait()
+                self._check()
+                if self.draining or start == self.page_events * (self.trouble_at_page or -1):
+                    raise Unavailable("the node is draining", backend="node")
+                self.pages += 1
+                yield HistoryPage(rows[start : start + self.page_events], None)
+        finally:
+            self.reading -= 1
+
+    def _kept(self, topic: str, partition: int | None, span: Span, at: Place | None) -> list[tuple[int, StoredEvent]]:
+        logs = self._find(topic).log
+        if partition is not None and partition >= len(logs):
+            raise NotFound(f"topic {topic} has partitions 0 to {len(logs) - 1}", topic=topic)
+        return [
+            (number, event)
+            for number, log in enumerate(logs)
+            for event in log
+            if partition in {None, number}
+            and (at is None or (number, event.position) >= at)
+            and span.first <= event.position <= span.last
+            and span.takes(event)
+        ]
 
     # ----------------------------------------------------------------------------------------------- watching
 
