@@ -55,6 +55,11 @@ class FakeGateway(Gateway):
         self.trouble: list[Exception] = []
         self.gate = anyio.Event()
         self.gate.set()
+        #: Until it is set, requests with ack=persisted wait; then each takes the next error of `lost`, if any.
+        self.database = anyio.Event()
+        self.database.set()
+        self.lost: list[Exception] = []
+        self.unconfirmed = 0
         self.draining = False
         self.appends: list[int] = []
         self.acks: list[Ack] = []
@@ -137,12 +142,16 @@ class FakeGateway(Gateway):
     # ------------------------------------------------------------------------------------------------ produce
 
     async def produce(
-        self, topic: str, events: Sequence[NewEvent], *, partitions: int | None = None, ack: Ack = Ack.APPENDED
+        self,
+        topic: str,
+        events: Sequence[NewEvent],
+        *,
+        partitions: int | None = None,
+        ack: Ack = Ack.APPENDED,
+        on_appended: Callable[[], None] | None = None,
     ) -> Produced:
         await self.gate.wait()
         self._check()
-        if ack is Ack.PERSISTED:
-            raise InvalidRequest("ack persisted is not here yet")
         known = self.held.get(topic)
         if known is None:
             await self.put_topic(topic, partitions, TopicSettings())
@@ -164,6 +173,16 @@ class FakeGateway(Gateway):
         self.appends.append(len(events))
         self.acks.append(ack)
         self._tell()
+        if on_appended is not None:
+            on_appended()
+        if ack is Ack.PERSISTED:
+            self.unconfirmed += 1
+            try:
+                await self.database.wait()
+                if self.lost:
+                    raise self.lost.pop(0)
+            finally:
+                self.unconfirmed -= 1
         return Produced(topic, count, results)
 
     # ------------------------------------------------------------------------------------------------- groups
