@@ -55,10 +55,10 @@ class FakeGateway(Gateway):
         self.trouble: list[Exception] = []
         self.gate = anyio.Event()
         self.gate.set()
-        #: Until it is set, requests with ack=persisted wait; then each takes the next error of `lost`, if any.
+        #: Until it is set, requests with ack=persisted wait; `losses` are the errors of some, by their number.
         self.database = anyio.Event()
         self.database.set()
-        self.lost: list[Exception] = []
+        self.losses: dict[int, Exception] = {}
         self.unconfirmed = 0
         self.draining = False
         self.appends: list[int] = []
@@ -173,14 +173,15 @@ class FakeGateway(Gateway):
         self.appends.append(len(events))
         self.acks.append(ack)
         self._tell()
+        number = len(self.appends) - 1
         if on_appended is not None:
             on_appended()
         if ack is Ack.PERSISTED:
             self.unconfirmed += 1
             try:
                 await self.database.wait()
-                if self.lost:
-                    raise self.lost.pop(0)
+                if number in self.losses:
+                    raise self.losses[number]
             finally:
                 self.unconfirmed -= 1
         return Produced(topic, count, results)
