@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 SOONEST = 0.005  # seconds between two looks at a partition's cursor, while the wait is young
 SLOWEST = 0.25  # and when PostgreSQL is far behind: about what its pace is published in
-PART = 0.25  # in between, this part of how long the first in line has waited
+PART = 0.1  # in between, this part of how long the first in line has waited
 LOOK_AGAIN = 1.0  # seconds: should a commit pass unseen, nobody waits longer than this for the truth
 SHARES = 500  # asked for in one statement
 END = Position(2**63 - 1, 2**63 - 1)  # of a partition that takes nothing any more
