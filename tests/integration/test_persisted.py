@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,10 +35,14 @@ class Ledger:
     persisted: dict[str, tuple[int, str]] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     open: set[str] = field(default_factory=set)
+    #: What came back beside 200, and how often.
+    others: Counter[str] = field(default_factory=Counter)
     sampled: int = 0
 
     def note(self, payloads: list[str], answer: Answer) -> None:
         found = json.loads(answer.body) if answer.body else {}
+        if answer.status != 200:
+            self.others[f"{answer.error or answer.status} {found.get('detail', '')}"] += 1
         if answer.status == 200:
             results = found["results"]
             self.persisted |= {
@@ -114,6 +119,7 @@ async def test_answered_events_are_in_postgresql_at_once_and_survive_the_loss_of
         with psycopg.connect(own_servers.database_url, autocommit=True) as database:
             async with Nodes(cluster.urls, cluster.token()) as nodes:
                 await produce(nodes, ledger, "steady", REQUESTS, database)
+                assert ledger.others == {}
                 assert len(ledger.persisted) == sum(1 + turn % 3 for turn in range(REQUESTS))
                 assert ledger.sampled >= REQUESTS // SAMPLE
 
