@@ -18,7 +18,7 @@ from support.cluster import Cluster
 from support.nodes import Answer, Nodes
 from support.partitions import redis_client, stored
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.timeout(180)]
 
 PARTITIONS = 8
 CLIENTS = 64
