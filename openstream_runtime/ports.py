@@ -160,6 +160,10 @@ class EventLog(Protocol):
         """
         ...
 
+    async def persisted(self, partitions: Sequence[TopicPartition]) -> list[Position]:
+        """What the owner of each last published as persisted, ZERO when nobody did: `stats` without the rest."""
+        ...
+
     async def stats(self, partitions: Sequence[TopicPartition]) -> list[StreamStats]: ...
 
     async def memory(self) -> Mapping[str, int]:
@@ -431,6 +435,15 @@ class FencedOff:
     """The cursor is not where the batch began or the epoch is newer: nothing of this batch was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What PostgreSQL has of some positions of a partition, quarantined ones included, at one moment."""
+
+    held: frozenset[Position]
+    #: Nothing at or before it will be written any more. None: nothing at all will be, the topic is gone.
+    cursor: Position | None
+
+
 class EventStore(Protocol):
     """The events table, and a cursor for each partition."""
 
@@ -448,6 +461,10 @@ class EventStore(Protocol):
         A row PostgreSQL refuses goes to the quarantine table and the rest goes on. Raises Unavailable or
         OutcomeUnknown; writing the same batches again is then safe: the cursor fences off what was committed.
         """
+        ...
+
+    async def holds(self, asked: Sequence[tuple[tuple[int, int], Sequence[Position]]]) -> list[Holding]:
+        """For each topic id, partition and positions: what is there. What its topic keeps no longer counts as held."""
         ...
 
     async def ping(self) -> None: ...
@@ -562,6 +579,7 @@ class Meter(Protocol):
 
     def appended(self, topic: str, partition: int, events: int, size: int) -> None: ...
     def group_commit(self, events: int, seconds: float) -> None: ...
+    def produce_persisted(self, seconds: float) -> None: ...
     def ingest_request(self, status: str) -> None: ...
     def rejected(self, reason: str) -> None: ...
     def read(self, topic: str, group: str, events: int) -> None: ...

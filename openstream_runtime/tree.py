@@ -8,6 +8,7 @@ from openstream_runtime.actors.assigner import Assigner
 from openstream_runtime.actors.board import Sample
 from openstream_runtime.actors.catalog import CatalogKeeper
 from openstream_runtime.actors.checkpointer import Checkpointer
+from openstream_runtime.actors.confirmer import Confirmer
 from openstream_runtime.actors.group_reader import Message
 from openstream_runtime.actors.ingestor import Append
 from openstream_runtime.actors.janitor import Chore, Janitor
@@ -69,6 +70,7 @@ def build_tree(
             Janitor.spec(world, sweep, maintain),
             Checkpointer.spec(world),
             ingestors.spec(),
+            Confirmer.spec(world),
             readers.spec(),
             front,
         ],

@@ -1,26 +1,37 @@
 """Producing without a limit: one event a line, appended in chunks while the rest is still on its way.
 
 Memory holds a chunk, a line and what the connection has read ahead, whatever the length of the body; the results
-wait in a temporary file. When the log is full we wait, read nothing, and TCP slows the client down.
+wait in a temporary file. When the log is full we wait, read nothing, and TCP slows the client down. Chunks that wait
+for PostgreSQL do so side by side, appended one after the other: else each would pay for a commit of its own.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from tempfile import SpooledTemporaryFile
 from typing import Any, TypeVar
 
-from anyio import sleep, to_thread
+from anyio import Event, create_task_group, sleep, to_thread
+from anyio.abc import TaskGroup
 
 from openstream_http.bodies import chunks
 from openstream_http.budget import Hold
 from openstream_http.edge import edge
-from openstream_http.problems import BODY_TOO_LARGE, RETRY_AFTER_MS, Problem, invalid, of_error
+from openstream_http.problems import (
+    BODY_TOO_LARGE,
+    OUTCOME_UNKNOWN,
+    PARTLY_DONE,
+    RETRY_AFTER_MS,
+    Problem,
+    invalid,
+    of_error,
+)
 from openstream_http.rendering import placed, produced_head
-from openstream_runtime.domain.errors import OpenStreamError, Overloaded, PartlyDone
+from openstream_runtime.domain.errors import OpenStreamError, Overloaded
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.gateway.gateway import Gateway
-from openstream_runtime.gateway.results import Ack
+from openstream_runtime.gateway.results import Ack, Produced
 
 CHUNK_EVENTS = 1_000
 CHUNK_BYTES = 1 << 20
@@ -28,6 +39,8 @@ CHUNK_BYTES = 1 << 20
 SPOOL_BYTES = 1 << 20
 #: What a request has in memory, ordinary lines assumed: lines on their way, events, results.
 HELD_BYTES = 2 * CHUNK_BYTES + SPOOL_BYTES
+#: Chunks of a request that may wait for PostgreSQL, the one that is being read included.
+WINDOW = 4
 #: Seconds a chunk waits for room in the log before the request gives up.
 MAX_WAIT = 30.0
 _LONGEST_PAUSE = 2.0
@@ -35,6 +48,19 @@ _PIECE = 64 << 10
 
 _A = TypeVar("_A")
 _R = TypeVar("_R")
+
+
+class _Sent:
+    """A chunk on its way: first Redis has it, then it is done."""
+
+    def __init__(self, chunk: list[NewEvent], line: int) -> None:
+        self.chunk = chunk
+        self.line = line
+        #: Redis has it, or it is done.
+        self.appended = Event()
+        self.done = Event()
+        self.produced: Produced | None = None
+        self.failure: Exception | None = None
 
 
 class LineProducer:
@@ -64,9 +90,23 @@ class LineProducer:
         self._line = 0
         self._appended = 0
         self._stands: tuple[str, int] | None = None
+        self._window = WINDOW if ack is Ack.PERSISTED else 1
+        self._sent: deque[_Sent] = deque()
 
     async def consume(self, hold: Hold) -> None:
         """Append every line of the request's body; a Problem says how far it came (`appended`, `line`)."""
+        hold.grow((self._window - 1) * CHUNK_BYTES)
+        failure: Exception | None = None
+        async with create_task_group() as tasks:
+            try:
+                await self._consume(hold, tasks)
+            except Exception as error:
+                failure = error  # out of the group, so that it stays bare
+                tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _consume(self, hold: Hold, tasks: TaskGroup) -> None:
         rest = bytearray()
         try:
             async for piece in chunks():
@@ -79,14 +119,14 @@ class LineProducer:
                 *lines, last = rest.split(b"\n")
                 rest = last
                 for line in lines:
-                    await self._take(bytes(line))
+                    await self._take(bytes(line), tasks)
                 self._check_length(rest)
-            await self._take(bytes(rest))
+            await self._take(bytes(rest), tasks)
         except Problem as problem:
             # What stood before a bad line is in order and goes in, so that `appended` says where to go on.
-            await self._flush()
+            await self._finish(tasks)
             raise self._so_far(problem, self._line) from None
-        await self._flush()
+        await self._finish(tasks)
         if not self._appended:
             raise invalid("expected at least one line with an event")
 
@@ -121,7 +161,7 @@ class LineProducer:
             self._line += 1
             raise Problem(BODY_TOO_LARGE, f"a line has more than {self._line_limit} bytes", max_bytes=self._line_limit)
 
-    async def _take(self, line: bytes) -> None:
+    async def _take(self, line: bytes, tasks: TaskGroup) -> None:
         self._line += 1
         if len(line) > self._line_limit:
             raise Problem(BODY_TOO_LARGE, f"a line has more than {self._line_limit} bytes", max_bytes=self._line_limit)
@@ -133,39 +173,77 @@ class LineProducer:
         self._chunk.append(event)
         self._chunk_bytes += event.size()
         if len(self._chunk) >= CHUNK_EVENTS or self._chunk_bytes >= CHUNK_BYTES:
-            await self._flush()
+            await self._flush(tasks)
 
-    async def _flush(self) -> None:
+    async def _finish(self, tasks: TaskGroup) -> None:
+        await self._flush(tasks)
+        while self._sent:
+            await self._collect()
+
+    async def _flush(self, tasks: TaskGroup) -> None:
+        """Send the chunk. Returns when it stands in the log and there is room in the window for another one."""
         if not self._chunk:
             return
-        waited = 0.0
-        while True:
-            try:
-                done = await self._gateway.produce(self._topic, self._chunk, partitions=self._partitions, ack=self._ack)
-                break
-            except Overloaded as error:
-                pause = min(_LONGEST_PAUSE, error.facts.get("retry_after_ms", RETRY_AFTER_MS) / 1000)
-                if waited + pause > MAX_WAIT:
-                    raise self._stopped(error, "not_stored") from None
-                waited += pause
-                await sleep(pause)  # nothing reads the body meanwhile: this is the backpressure
-            except OpenStreamError as error:
-                raise self._stopped(error, None if isinstance(error, PartlyDone) else "not_stored") from None
-        results = placed(done.results)
-        await self._keep(b"," + results if self._appended else results)
-        self._appended += len(self._chunk)
-        self._stands = (done.topic, done.partitions)
-        self._chunk = []  # a new one: the node may still hold the old
-        self._chunk_bytes = 0
+        sent = _Sent(self._chunk, self._chunk_line)
+        self._chunk, self._chunk_bytes = [], 0  # a new one: the node may still hold the old
+        self._sent.append(sent)
+        tasks.start_soon(self._send, sent)
+        await sent.appended.wait()  # the next one must not overtake it
+        while len(self._sent) >= self._window or (self._sent and sent.failure is not None):
+            await self._collect()
 
-    def _stopped(self, error: OpenStreamError, outcome: str | None) -> Problem:
-        self._chunk = []
+    async def _send(self, sent: _Sent) -> None:
+        waited = 0.0
+        try:
+            while sent.produced is None:
+                try:
+                    sent.produced = await self._gateway.produce(
+                        self._topic,
+                        sent.chunk,
+                        partitions=self._partitions,
+                        ack=self._ack,
+                        on_appended=sent.appended.set if self._window > 1 else None,
+                    )
+                except Overloaded as error:
+                    pause = min(_LONGEST_PAUSE, error.facts.get("retry_after_ms", RETRY_AFTER_MS) / 1000)
+                    if waited + pause > MAX_WAIT:
+                        raise
+                    waited += pause
+                    await sleep(pause)  # nothing reads the body meanwhile: this is the backpressure
+        except Exception as error:
+            sent.failure = error  # told in the order of the chunks
+        sent.appended.set()
+        sent.done.set()
+
+    async def _collect(self) -> None:
+        """What became of the oldest chunk: its results, or the end of the request."""
+        sent = self._sent[0]
+        await sent.done.wait()
+        self._sent.popleft()
+        if isinstance(sent.failure, OpenStreamError):
+            raise self._stopped(sent.failure, sent.line) from None
+        if sent.failure is not None:
+            raise sent.failure
+        if sent.produced is None:  # pragma: no cover - what is done has failed or not
+            raise RuntimeError("a chunk is done and nothing became of it")
+        results = placed(sent.produced.results)
+        await self._keep(b"," + results if self._appended else results)
+        self._appended += len(sent.chunk)
+        self._stands = (sent.produced.topic, sent.produced.partitions)
+
+    def _stopped(self, error: OpenStreamError, line: int) -> Problem:
         problem = of_error(error)
         if problem is None:  # an error that should never have come this far; the app logs it
             raise error
-        if outcome is not None:
-            problem.facts.setdefault("outcome", outcome)  # of the lines that are not counted in `appended`
-        return self._so_far(problem, self._chunk_line)
+        if self._sent:
+            # Redis has later lines already: to send everything from this one on again would double those.
+            if problem.kind is not PARTLY_DONE:
+                problem = Problem(OUTCOME_UNKNOWN, f"{problem.detail}; later lines may have been kept")
+            problem.facts["outcome"] = "unknown"
+            problem.facts.pop("retry_after_ms", None)
+        elif problem.kind is not PARTLY_DONE:
+            problem.facts.setdefault("outcome", "not_stored")  # of the lines that are not counted in `appended`
+        return self._so_far(problem, line)
 
     def _so_far(self, problem: Problem, line: int) -> Problem:
         facts: dict[str, Any] = {"appended": self._appended, "line": line}

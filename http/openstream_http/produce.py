@@ -41,8 +41,15 @@ async def append(topic: str) -> Response:
 
     An unknown topic is created, with `partitions` or the node's default. Events with the same `partition_key` share a
     partition and keep their order; events without one share a partition that changes from request to request.
-    All of a request is appended or the problem says what was. As NDJSON (one event a line, `partitions` and `ack` in
-    the query) there is no limit to the number of events; a problem then says `appended`, how many are in, and `line`.
+    All of a request is appended or the problem says what was.
+
+    `ack` says when the answer comes: `appended` when Redis has the events, `replicated` when its replicas and its disk
+    have them, `persisted` when PostgreSQL has committed them. A 503 to `persisted` says for each event `persisted`,
+    `not_persisted` (kept; PostgreSQL has not confirmed it within 30 s and still may, so sending it again may double it)
+    or `not_stored` (Redis lost it first, for good: send it again).
+
+    As NDJSON (one event a line, `partitions` and `ack` in the query) there is no limit to the number of events; a
+    problem then says `appended`, how many are in, and `line`.
     """
     kind = media_type(JSON, *LINES)
     query = _query()

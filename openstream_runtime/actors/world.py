@@ -1,10 +1,11 @@
-"""The world of a node's actors: the ports, the board, the watch, and the limits they keep to."""
+"""The world of a node's actors: the ports, the board, the watch, the receipts, and the limits they keep to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from openstream_runtime.actors.board import Board
+from openstream_runtime.actors.receipts import Receipts
 from openstream_runtime.actors.tailer import Watch
 from openstream_runtime.ports import (
     Catalog,
@@ -60,3 +61,4 @@ class World:
     board: Board
     limits: Limits = Limits()
     watch: Watch = field(default_factory=Watch)
+    receipts: Receipts = field(default_factory=Receipts)

@@ -71,14 +71,22 @@ class Gateway:
     # ----------------------------------------------------------------------------------------------- produce
 
     async def produce(
-        self, topic: str, events: Sequence[NewEvent], *, partitions: int | None = None, ack: Ack = Ack.APPENDED
+        self,
+        topic: str,
+        events: Sequence[NewEvent],
+        *,
+        partitions: int | None = None,
+        ack: Ack = Ack.APPENDED,
+        on_appended: Callable[[], None] | None = None,
     ) -> Produced:
         """Append events, creating the topic on first use. Events without a key share one partition, by turns.
 
         Raises Overloaded (nothing kept), Unavailable (nothing kept), OutcomeUnknown, PartlyDone, Conflict.
-        A caller that is cancelled does not take its events back: they are appended or not, as a whole.
+        A caller that is cancelled does not take its events back: they are appended or not, as a whole. With `PERSISTED`
+        the answer comes when PostgreSQL has committed them, PartlyDone when it has not in time; `on_appended` is called
+        before that, when all are in Redis.
         """
-        return await self._producing.produce(topic, events, partitions=partitions, ack=ack)
+        return await self._producing.produce(topic, events, partitions=partitions, ack=ack, on_appended=on_appended)
 
     # ------------------------------------------------------------------------------------------------ groups
 
@@ -193,6 +201,7 @@ class Gateway:
         """Readiness goes false, waiting reads return, the other nodes take over. What is in flight still ends."""
         self._world.board.begin_draining()
         self._consuming.drain()
+        self._producing.drain()
 
     async def sweep(self) -> None:
         """End the actors of topics and groups that are gone, and forget their numbers."""
@@ -202,5 +211,6 @@ class Gateway:
         for topic, group in self._counted_groups - board.groups.keys():
             self._world.meter.forget_group(topic, group)
         self._counted_topics, self._counted_groups = set(board.topics), set(board.groups)
+        self._world.receipts.keep_only({topic.id for topic in board.topics.values()})
         await self._ingestors.keep_only(board.topics)
         await self._readers.keep_only(f"{topic}/{group}" for topic, group in board.groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from openstream_runtime.actors.ingestor import Append, IngestMailbox, Ingestor
@@ -21,6 +21,7 @@ from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
+from openstream_runtime.gateway.persisting import DRAIN, is_whole, not_persisted, persisted
 from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.results import Ack, Produced
 from openstream_runtime.gateway.topics import Topics
@@ -54,12 +55,16 @@ class Producing:
         self._turns = count()
 
     async def produce(
-        self, topic_name: str, events: Sequence[NewEvent], *, partitions: int | None, ack: Ack
+        self,
+        topic_name: str,
+        events: Sequence[NewEvent],
+        *,
+        partitions: int | None,
+        ack: Ack,
+        on_appended: Callable[[], None] | None = None,
     ) -> Produced:
         if not events:
             raise InvalidRequest("there is no event in the request", topic=topic_name)
-        if ack is Ack.PERSISTED:
-            raise InvalidRequest("ack `persisted` is not served yet: use `appended` or `replicated`", topic=topic_name)
         topic = await self._topics.find_or_create(topic_name, partitions)
         order, by_partition = self._sort(topic, events)
         size = sum(event.size() for event in events)
@@ -68,14 +73,24 @@ class Producing:
             outcomes = await self._append(
                 Append(topic=topic, by_partition=by_partition, replicated=ack is Ack.REPLICATED, size=size)
             )
+            appended = {number: one.positions for number, one in outcomes.items() if isinstance(one, Appended)}
+            if not all(isinstance(one, Appended) and one.replicated for one in outcomes.values()):
+                raise self._trouble(topic, order, outcomes, ack)
+            if on_appended is not None:
+                on_appended()
+            if ack is Ack.PERSISTED:
+                # The events stay counted as taken in: whoever waits for PostgreSQL holds them in memory.
+                shares = await persisted(self._world, topic, appended)
+                if not all(map(is_whole, shares.values())):
+                    raise not_persisted(topic, order, shares)
         finally:
             self._pressure.done(size)
-        if all(isinstance(outcome, Appended) and outcome.replicated for outcome in outcomes.values()):
-            ids = {
-                number: iter(outcome.positions) for number, outcome in outcomes.items() if isinstance(outcome, Appended)
-            }
-            return Produced(topic.name, topic.partitions, [(number, next(ids[number])) for number in order])
-        raise self._trouble(topic, order, outcomes)
+        ids = {number: iter(positions) for number, positions in appended.items()}
+        return Produced(topic.name, topic.partitions, [(number, next(ids[number])) for number in order])
+
+    def drain(self) -> None:
+        """Who waits for PostgreSQL is answered before the front closes."""
+        self._world.receipts.hurry(self._world.limits.grace(DRAIN))
 
     def _sort(self, topic: Topic, events: Sequence[NewEvent]) -> tuple[list[int], dict[int, list[NewEvent]]]:
         """Each event's partition, in request order, and the events of each partition."""
@@ -112,14 +127,17 @@ class Producing:
                 "the topic's ingestor cannot be started now", backend="node", retry_after_ms=1000
             ) from error
 
-    def _trouble(self, topic: Topic, order: Sequence[int], outcomes: dict[int, AppendOutcome]) -> OpenStreamError:
+    def _trouble(
+        self, topic: Topic, order: Sequence[int], outcomes: dict[int, AppendOutcome], ack: Ack
+    ) -> OpenStreamError:
         """The error for a request of which not everything was kept as asked."""
         refusals = {number: outcome.reason for number, outcome in outcomes.items() if isinstance(outcome, Refused)}
         if len(refusals) == len(outcomes):
             return self._refused(topic, *next(iter(refusals.items())))
         if all(isinstance(outcome, Unknown) for outcome in outcomes.values()):
             return OutcomeUnknown("the answer to the append was lost", topic=topic.name)
-        results = _results(order, outcomes)
+        # Nobody waited for PostgreSQL when a part was not even appended.
+        results = _results(order, outcomes, kept="not_persisted" if ack is Ack.PERSISTED else "appended")
         if refusals:
             cause = self._refused(topic, *next(iter(refusals.items())))
             facts = {key: value for key, value in cause.facts.items() if key in {"reason", "retry_after_ms", "backend"}}
@@ -154,8 +172,8 @@ class Producing:
                 return self._pressure.partition_full(TopicPartition(topic.name, partition), reason)
 
 
-def _results(order: Sequence[int], outcomes: dict[int, AppendOutcome]) -> list[dict[str, object]]:
-    """One entry for each event, in request order: appended, not_stored, unknown, or not_replicated."""
+def _results(order: Sequence[int], outcomes: dict[int, AppendOutcome], *, kept: str) -> list[dict[str, object]]:
+    """One entry for each event, in request order: `kept`, not_stored, unknown, or not_replicated."""
     ids: dict[int, list[Position]] = {
         number: list(reversed(outcome.positions))
         for number, outcome in outcomes.items()
@@ -166,7 +184,7 @@ def _results(order: Sequence[int], outcomes: dict[int, AppendOutcome]) -> list[d
         outcome = outcomes[number]
         match outcome:
             case Appended():
-                status = "appended" if outcome.replicated else "not_replicated"
+                status = kept if outcome.replicated else "not_replicated"
                 results.append({"partition": number, "redis_id": str(ids[number].pop()), "status": status})
             case Refused():
                 results.append({"partition": number, "status": "not_stored", "reason": str(outcome.reason)})

@@ -188,6 +188,10 @@ class RedisEvents:
 
     # ---- looking
 
+    async def persisted(self, partitions: Sequence[TopicPartition]) -> list[Position]:
+        replies = await self._reads.calls([(b"HGET", keys.meta(at), b"pid") for at in partitions])
+        return [parse_position(found) if (found := answer(reply)) else ZERO for reply in replies]
+
     async def stats(self, partitions: Sequence[TopicPartition]) -> list[StreamStats]:
         calls = [([keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)], [RELEASED]) for at in partitions]
         return [_stats(reply) for reply in await self._reads.run_each(scripts.STATS, calls)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import psycopg
 
 from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
-from openstream_runtime.ports import Committed, FencedOff, PersistBatch
+from openstream_runtime.ports import Committed, FencedOff, Holding, PersistBatch
 from openstream_runtime.store import fence, rows
 from openstream_runtime.store.errors import is_missing_day, is_refused_row
 from openstream_runtime.store.fence import Key, Verdict
@@ -18,6 +18,7 @@ from openstream_runtime.store.queries import query
 
 _LOCK_CURSORS, _MOVE_CURSORS = query("lock_cursors"), query("move_cursors")
 _TAKE, _CURSOR, _CURSORS, _PING = query("take"), query("cursor"), query("cursors"), query("ping")
+_HOLDS = query("holds")
 
 Outcome = Committed | FencedOff
 
@@ -49,6 +50,23 @@ class PostgresEvents:
 
         return await self._pool.run(fetch)
 
+    async def holds(self, asked: Sequence[tuple[Key, Sequence[Position]]]) -> list[Holding]:
+        places = [(*key, position) for key, positions in asked for position in positions]
+        values = [
+            [topic_id for topic_id, _, _ in places],
+            [partition for _, partition, _ in places],
+            [position.ms for _, _, position in places],
+            [position.seq for _, _, position in places],
+        ]
+
+        async def fetch(connection: Connection) -> list[tuple[Position | None, bool]]:
+            found = await connection.execute(_HOLDS, values)
+            return [(None if ms is None else Position(ms, seq), held) async for ms, seq, held in found]
+
+        # One statement, so that rows and cursors are of one moment: what is behind its cursor then, stays away.
+        rows = iter(await self._pool.run(fetch) if places else ())
+        return [_holding([(position, *next(rows)) for position in positions]) for _, positions in asked]
+
     async def ping(self) -> None:
         async def ping(connection: Connection) -> None:
             await connection.execute(_PING)
@@ -74,6 +92,11 @@ class PostgresEvents:
             await self._partitions.names()
             await self._partitions.ensure(_day(event.position) for batch in batches for event in batch.events)
         return await self._pool.transact(lambda connection: _sift(connection, batches), deadline=limits.sift)
+
+
+def _holding(found: Sequence[tuple[Position, Position | None, bool]]) -> Holding:
+    held = frozenset(position for position, _, is_held in found if is_held)
+    return Holding(held, found[0][1] if found else None)
 
 
 def _day(position: Position) -> int:

@@ -49,6 +49,25 @@ FROM openstream.partitions p
 JOIN openstream.topics t ON t.id = p.topic_id
 WHERE NOT p.closed
 
+-- name: holds
+-- Whether each of these positions is there, and the cursor of its partition unless that is closed. Every generation the
+-- partition had is looked at by its own way down the index: a condition that leaves it open would scan the partition.
+-- Below the floor the topic keeps nothing, so nothing is missing there.
+SELECT CASE WHEN NOT p.closed THEN p.last_ms END, CASE WHEN NOT p.closed THEN p.last_seq END,
+       coalesce((a.ms, a.seq) < (p.floor_ms, p.floor_seq), false)
+       OR EXISTS (SELECT FROM openstream.event_log e
+                  WHERE e.topic_id = a.topic_id AND e.partition = a.partition AND e.generation = ANY (g.generations)
+                    AND e.ms = a.ms AND e.seq = a.seq)
+       OR EXISTS (SELECT FROM openstream.quarantine q
+                  WHERE q.topic_id = a.topic_id AND q.partition = a.partition AND q.generation = ANY (g.generations)
+                    AND q.ms = a.ms AND q.seq = a.seq)
+FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::bigint[])
+     WITH ORDINALITY AS a (topic_id, partition, ms, seq, number)
+LEFT JOIN openstream.partitions p USING (topic_id, partition)
+LEFT JOIN LATERAL (SELECT array_agg(generation) AS generations FROM generate_series(0, p.generation) AS generation) g
+       ON true
+ORDER BY a.number
+
 -- name: ping
 SELECT 1
 

@@ -71,6 +71,11 @@ class Metrics:
         self._group_commit_seconds = histogram(
             "openstream_group_commit_duration_seconds", "How long one pipelined append to Redis took.", _APPEND_SECONDS
         )
+        self._produce_persisted = histogram(
+            "openstream_produce_persisted_duration_seconds",
+            "How long appended events of a request with ack=persisted waited for PostgreSQL, in vain included.",
+            _REQUEST_SECONDS,
+        )
 
         # Consuming.
         self._read = counter(
@@ -153,6 +158,9 @@ class Metrics:
     def group_commit(self, events: int, seconds: float) -> None:
         self._group_commit_events.observe(events)
         self._group_commit_seconds.observe(seconds)
+
+    def produce_persisted(self, seconds: float) -> None:
+        self._produce_persisted.observe(seconds)
 
     def ingest_request(self, status: str) -> None:
         self._statuses[status].inc()

@@ -228,3 +228,17 @@ async def test_bounds_are_only_those_of_the_batch(log: Log) -> None:
     topic = await verified(log)
     await appended(log, topic, events(50))
     assert isinstance(await append_one(log, topic, events(5), max_stream_len=PLENTY, max_unpersisted=51), Appended)
+
+
+async def test_how_far_owners_are_is_read_for_many_partitions_and_zero_where_nobody_published(log: Log) -> None:
+    topic, unknown = await verified(log, 2), new_topic()
+    first, second = await appended(log, topic, events(2))
+    token = await owned(log, topic)
+    await log.events.mark_persisted(at(topic), token, first, count=1, trim_below=None)
+    everywhere = [at(topic), at(unknown), at(topic, 1)]
+    assert await log.events.persisted(everywhere) == [first, ZERO, ZERO]
+    await log.events.mark_persisted(at(topic), token, second, count=1, trim_below=second.next())
+    assert await log.events.persisted([at(topic)] * 300) == [second] * 300
+    assert await log.events.persisted([]) == []
+    await log.events.verify(topic, 1, cursor(Position(7, 7)))
+    assert await log.events.persisted([at(topic, 1)]) == [Position(7, 7)]

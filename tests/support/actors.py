@@ -103,6 +103,9 @@ class Recorder:
     def group_commit(self, events: int, seconds: float) -> None:
         self.calls.append(("group_commit", (events, seconds)))
 
+    def produce_persisted(self, seconds: float) -> None:
+        self.calls.append(("produce_persisted", (seconds,)))
+
     def ingest_request(self, status: str) -> None:
         self.calls.append(("ingest_request", (status,)))
 

@@ -1,4 +1,4 @@
-"""A gateway with its ingestors, readers and tailer on fakes: what a test of the gateway begins with."""
+"""A gateway with its ingestors, readers, confirmer and tailer on fakes: what a test of the gateway begins with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from openstream_runtime.actors.confirmer import Confirmer
 from openstream_runtime.actors.group_reader import Message
 from openstream_runtime.actors.ingestor import Append
 from openstream_runtime.actors.pool import Pool
@@ -73,6 +74,7 @@ async def open_desk(rig: Rig) -> AsyncIterator[Desk]:
         tree=lambda: desk.tree.snapshot(),
         exposition=lambda accept: (accept or "text/plain", b"# nothing\n"),
     )
-    async with supervised(tailer(rig), ingestors.spec(), readers.spec(), events=rig.events) as tree:
+    specs = [tailer(rig), ingestors.spec(), Confirmer.spec(rig.world), readers.spec()]
+    async with supervised(*specs, events=rig.events) as tree:
         desk = Desk(rig, gateway, ingestors, readers, tree)
         yield desk

@@ -56,6 +56,11 @@ class FakeGateway(Gateway):
         self.trouble: list[Exception] = []
         self.gate = anyio.Event()
         self.gate.set()
+        #: Until it is set, requests with ack=persisted wait; `losses` are the errors of some, by their number.
+        self.database = anyio.Event()
+        self.database.set()
+        self.losses: dict[int, Exception] = {}
+        self.unconfirmed = 0
         self.draining = False
         self.appends: list[int] = []
         self.acks: list[Ack] = []
@@ -144,12 +149,16 @@ class FakeGateway(Gateway):
     # ------------------------------------------------------------------------------------------------ produce
 
     async def produce(
-        self, topic: str, events: Sequence[NewEvent], *, partitions: int | None = None, ack: Ack = Ack.APPENDED
+        self,
+        topic: str,
+        events: Sequence[NewEvent],
+        *,
+        partitions: int | None = None,
+        ack: Ack = Ack.APPENDED,
+        on_appended: Callable[[], None] | None = None,
     ) -> Produced:
         await self.gate.wait()
         self._check()
-        if ack is Ack.PERSISTED:
-            raise InvalidRequest("ack persisted is not here yet")
         known = self.held.get(topic)
         if known is None:
             await self.put_topic(topic, partitions, TopicSettings())
@@ -171,6 +180,17 @@ class FakeGateway(Gateway):
         self.appends.append(len(events))
         self.acks.append(ack)
         self._tell()
+        number = len(self.appends) - 1
+        if on_appended is not None:
+            on_appended()
+        if ack is Ack.PERSISTED:
+            self.unconfirmed += 1
+            try:
+                await self.database.wait()
+                if number in self.losses:
+                    raise self.losses[number]
+            finally:
+                self.unconfirmed -= 1
         return Produced(topic, count, results)
 
     # ------------------------------------------------------------------------------------------------- groups

@@ -164,6 +164,10 @@ class FakeEvents:
 
         return await self._redis.write("mark_persisted", do)
 
+    async def persisted(self, partitions: Sequence[TopicPartition]) -> list[Position]:
+        meta = self._redis.meta
+        return await self._redis.ask("persisted", lambda: [meta[at].pid if at in meta else ZERO for at in partitions])
+
     async def stats(self, partitions: Sequence[TopicPartition]) -> list[StreamStats]:
         return await self._redis.ask("stats", lambda: [self._stats(at) for at in partitions])
 

@@ -16,7 +16,7 @@ from openstream_runtime.domain.errors import Conflict, NotFound, OutcomeUnknown,
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
-from openstream_runtime.ports import Committed, FencedOff, PersistBatch
+from openstream_runtime.ports import Committed, FencedOff, Holding, PersistBatch
 
 Key = tuple[int, int]
 _MAX = 2**63 - 1
@@ -168,6 +168,18 @@ class FakeEvents:
 
     async def ping(self) -> None:
         await self._store._call("ping")
+
+    async def holds(self, asked: Sequence[tuple[Key, Sequence[Position]]]) -> list[Holding]:
+        await self._store._call("holds")
+        return [self._holding(key, positions) for key, positions in asked]
+
+    def _holding(self, key: Key, positions: Sequence[Position]) -> Holding:
+        store, state = self._store, self._open(*key)
+        there = {position for _, position in store._rows.get(key, {})}
+        there |= {one.event.position for one in store._quarantine.get(key, ())}
+        floor = store.floors.get(key, ZERO)
+        held = frozenset(position for position in positions if position in there or position < floor)
+        return Holding(held, state.position if state and positions else None)
 
     async def write(self, batches: Sequence[PersistBatch]) -> list[Committed | FencedOff]:
         if not batches:

@@ -50,6 +50,10 @@ def test_each_method_of_the_meter_moves_exactly_its_own_series_by_exactly_what_i
             lambda meter: meter.group_commit(7, 0.5),
             {"openstream_group_commit_events_sum": 7, "openstream_group_commit_duration_seconds_sum": 0.5},
         ),
+        "produce_persisted": (
+            lambda meter: meter.produce_persisted(0.5),
+            {"openstream_produce_persisted_duration_seconds_sum": 0.5},
+        ),
         "ingest_request": (
             lambda meter: meter.ingest_request("ok"),
             {'openstream_ingest_requests_total{status="ok"}': 1},

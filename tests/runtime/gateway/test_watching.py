@@ -66,7 +66,7 @@ async def test_the_cluster_tells_owners_epochs_and_the_tree(rig: Rig) -> None:
         cluster = json.loads(json.dumps(desk.gateway.cluster()))
     assert [(one["owner"], one["epoch"]) for one in cluster["partitions"]] == [("a", 7), ("b", 1), (None, 0)]
     assert (cluster["node"], cluster["draining"]) == ("a", False)
-    assert [child["id"] for child in cluster["tree"]["children"]] == ["tailer", "ingestion", "groups"]
+    assert [child["id"] for child in cluster["tree"]["children"]] == ["tailer", "ingestion", "confirmer", "groups"]
     ingestor = cluster["tree"]["children"][1]["children"][0]
     assert ingestor["id"] == "orders"
     assert ingestor["details"]["accepted"] == 1
