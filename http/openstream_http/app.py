@@ -22,6 +22,7 @@ from openstream_http.guard import Guard
 from openstream_http.problems import BY_STATUS, INTERNAL, MALFORMED, Kind, Problem, of_error
 from openstream_http.produce import produce
 from openstream_http.rendering import problem_response
+from openstream_http.replays import replays
 from openstream_http.tokens import tokens
 from openstream_http.topics import topics
 from openstream_http.watching import watching
@@ -33,7 +34,7 @@ from openstream_runtime.settings import Settings
 #: Seconds to hand an answer to the server: a reader slower than this gets the rest never.
 RESPONSE_TIMEOUT = 60
 BODY_TIMEOUT = 10.0
-_BLUEPRINTS = (tokens, topics, produce, groups, watching, docs)
+_BLUEPRINTS = (tokens, topics, produce, groups, replays, watching, docs)
 
 log = structlog.get_logger(__name__)
 

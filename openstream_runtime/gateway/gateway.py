@@ -11,10 +11,12 @@ from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.replays import Replay
 from openstream_runtime.domain.topics import Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.groups import Consuming
 from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.produce import Producing
+from openstream_runtime.gateway.replaying import Replaying, ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, Produced, ResetDone
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.gateway.watching import Watching
@@ -40,6 +42,7 @@ class Gateway:
         self._topics = Topics(world)
         self._producing = Producing(world, self._topics, ingestors, Pressure(world))
         self._consuming = Consuming(world, self._topics, readers)
+        self._replaying = Replaying(world, self._topics)
         self._watching = Watching(world, tree)
         self._exposition = exposition
         #: Topics and groups that had numbers of their own at the last sweep.
@@ -146,6 +149,24 @@ class Gateway:
     ) -> ResetDone:
         """Move the group; what it had pending on those partitions is dropped, and counted."""
         return await self._consuming.reset(topic, group, start_id=start_id, start_ms=start_ms, partitions=partitions)
+
+    # ----------------------------------------------------------------------------------------------- replays
+
+    async def create_replay(self, topic: str, wish: ReplayWish) -> Replay:
+        """Copy a part of a topic's history into another topic, in the background. NotFound, InvalidRequest, Gone."""
+        return await self._replaying.create(topic, wish)
+
+    async def replays(self) -> list[Replay]:
+        """Newest first."""
+        return await self._replaying.all()
+
+    async def replay(self, replay_id: str) -> Replay:
+        """One replay; NotFound."""
+        return await self._replaying.find(replay_id)
+
+    async def cancel_replay(self, replay_id: str) -> Replay:
+        """End it where it is; what it has copied stays. Conflict when it has ended by itself."""
+        return await self._replaying.cancel(replay_id)
 
     # ---------------------------------------------------------------------------------------------- watching
 
