@@ -26,7 +26,7 @@ class Replays(Protocol):
     async def find(self, replay_id: str) -> Replay | None: ...
 
     async def all(self) -> list[Replay]:
-        """Newest first, a thousand at most, and every one that runs."""
+        """Newest first, without their parts: all that run and the newest that have ended."""
         ...
 
     async def cancel(self, replay_id: str) -> tuple[Replay, bool] | None:

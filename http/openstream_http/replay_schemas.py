@@ -58,6 +58,11 @@ class ReplayAnswer(Answer):
     created_ms: int
     updated_ms: int
     finished_ms: int | None
+
+
+class ReplayDetail(ReplayAnswer):
+    """A replay and how far it is on each source partition."""
+
     partitions: list[ReplayPartAnswer]
 
 

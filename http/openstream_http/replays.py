@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quart import Blueprint, Response
 
 from openstream_http import replay_schemas as schemas
@@ -28,7 +30,7 @@ _REQUEST = decoder_of(schemas.ReplayRequest)
 @describes(
     "replays",
     request=schemas.ReplayRequest,
-    responses={202: schemas.ReplayAnswer},
+    responses={202: schemas.ReplayDetail},
     problems=(409, 410, 503),
 )
 async def create_replay(topic: str) -> Response:
@@ -65,7 +67,7 @@ async def create_replay(topic: str) -> Response:
         asked.rate_per_s,
     )
     made = await edge().gateway.create_replay(topic, wish)
-    return json_response(_answer(made), 202, {"Location": f"/v1/replays/{made.id}"})
+    return json_response(_detail(made), 202, {"Location": f"/v1/replays/{made.id}"})
 
 
 @replays.get("/v1/replays")
@@ -79,19 +81,19 @@ async def list_replays() -> Response:
 
 @replays.get("/v1/replays/<replay_id>")
 @permits(Role.ADMIN)
-@describes("replays", responses={200: schemas.ReplayAnswer}, problems=(503,))
+@describes("replays", responses={200: schemas.ReplayDetail}, problems=(503,))
 async def get_replay(replay_id: str) -> Response:
     """How far a replay has come; at most a second old."""
-    return json_response(_answer(await _find(replay_id)))
+    return json_response(_detail(await _find(replay_id)))
 
 
 @replays.delete("/v1/replays/<replay_id>")
 @permits(Role.ADMIN)
-@describes("replays", responses={202: schemas.ReplayAnswer}, problems=(409, 503))
+@describes("replays", responses={202: schemas.ReplayDetail}, problems=(409, 503))
 async def cancel_replay(replay_id: str) -> Response:
     """Cancel a replay: it ends within a second, and what it has copied stays. One that has ended is a 409."""
     await _find(replay_id)
-    return json_response(_answer(await edge().gateway.cancel_replay(replay_id)), 202)
+    return json_response(_detail(await edge().gateway.cancel_replay(replay_id)), 202)
 
 
 async def _find(replay_id: str) -> Replay:
@@ -116,25 +118,33 @@ def _position(text: str | None, field: str) -> Position | None:
 
 
 def _answer(replay: Replay) -> schemas.ReplayAnswer:
-    return schemas.ReplayAnswer(
-        replay_id=replay.id,
-        state=replay.state,
-        topic=replay.source,
-        target_topic=replay.target,
-        from_id=None if replay.first is None else str(replay.first),
-        to_id=None if replay.last is None else str(replay.last),
-        rate_per_s=replay.rate_per_s,
-        copied=replay.copied,
-        total=None if replay.total is None else max(replay.total, replay.copied),
-        rate=round(replay.rate, 1),
-        eta_ms=replay.eta_ms,
-        error=replay.error,
-        node=replay.owner,
-        created_ms=replay.created_ms,
-        updated_ms=replay.updated_ms,
-        finished_ms=replay.finished_ms,
-        partitions=[
-            schemas.ReplayPartAnswer(part.partition, str(part.position), str(part.upto), part.copied)
-            for part in replay.parts
-        ],
-    )
+    return schemas.ReplayAnswer(**_facts(replay))
+
+
+def _detail(replay: Replay) -> schemas.ReplayDetail:
+    parts = [
+        schemas.ReplayPartAnswer(part.partition, str(part.position), str(part.upto), part.copied)
+        for part in replay.parts
+    ]
+    return schemas.ReplayDetail(**_facts(replay), partitions=parts)
+
+
+def _facts(replay: Replay) -> dict[str, Any]:
+    return {
+        "replay_id": replay.id,
+        "state": replay.state,
+        "topic": replay.source,
+        "target_topic": replay.target,
+        "from_id": None if replay.first is None else str(replay.first),
+        "to_id": None if replay.last is None else str(replay.last),
+        "rate_per_s": replay.rate_per_s,
+        "copied": replay.copied,
+        "total": None if replay.total is None else max(replay.total, replay.copied),
+        "rate": round(replay.rate, 1),
+        "eta_ms": replay.eta_ms,
+        "error": replay.error,
+        "node": replay.owner,
+        "created_ms": replay.created_ms,
+        "updated_ms": replay.updated_ms,
+        "finished_ms": replay.finished_ms,
+    }

@@ -297,10 +297,10 @@ FROM openstream.replays
 ORDER BY created_at DESC, id
 
 -- name: replay_parts
-SELECT replay_id, partition, start_ms, start_seq, upto_ms, upto_seq, done_ms, done_seq, copied, marks
+SELECT partition, start_ms, start_seq, upto_ms, upto_seq, done_ms, done_seq, copied, marks
 FROM openstream.replay_parts
-WHERE replay_id = ANY (%s)
-ORDER BY replay_id, partition
+WHERE replay_id = %s
+ORDER BY partition
 
 -- name: cancel_replay
 UPDATE openstream.replays

@@ -82,29 +82,31 @@ class PostgresReplays:
                 ],
             )
             await connection.execute(_FORGET, [KEPT])
-            return (await _read(connection, _REPLAY, [new.id]))[0]
+            return await _read_one(connection, new.id)
 
         return await self._pool.transact(create)
 
     async def find(self, replay_id: str) -> Replay | None:
-        found = await self._pool.run(lambda connection: _read(connection, _REPLAY, [replay_id]))
-        return found[0] if found else None
+        return await self._pool.run(lambda connection: _read(connection, replay_id))
 
     async def all(self) -> list[Replay]:
-        return await self._pool.run(lambda connection: _read(connection, _REPLAYS, []))
+        async def fetch(connection: Connection) -> list[Replay]:
+            return [_as_replay(row, []) for row in await (await connection.execute(_REPLAYS)).fetchall()]
+
+        return await self._pool.run(fetch)
 
     async def cancel(self, replay_id: str) -> tuple[Replay, bool] | None:
         async def cancel(connection: Connection) -> tuple[Replay, bool] | None:
             now = await (await connection.execute(_CANCEL, [replay_id])).fetchone() is not None
-            found = await _read(connection, _REPLAY, [replay_id])
-            return (found[0], now) if found else None
+            found = await _read(connection, replay_id)
+            return (found, now) if found else None
 
         return await self._pool.transact(cancel)
 
     async def take(self, owner: str, lease_ms: int) -> Replay | None:
         async def take(connection: Connection) -> Replay | None:
             row = await (await connection.execute(_TAKE, [owner, lease_ms])).fetchone()
-            return (await _read(connection, _REPLAY, [row[0]]))[0] if row else None
+            return await _read_one(connection, row[0]) if row else None
 
         return await self._pool.transact(take)
 
@@ -157,15 +159,25 @@ def _marks(part: Part) -> str:
     return msgspec.json.encode({str(target): str(at) for target, at in part.marks.items()}).decode()
 
 
-async def _read(connection: Connection, statement: bytes, values: list[object]) -> list[Replay]:
-    rows = await (await connection.execute(statement, values)).fetchall()
-    parts: dict[str, list[Part]] = {row[0]: [] for row in rows}
-    if rows:
-        async for row in await connection.execute(_PARTS, [list(parts)]):
-            start, upto, done = Position(*row[2:4]), Position(*row[4:6]), Position(*row[6:8])
-            marks = {int(target): Position.parse(at) for target, at in row[9].items()}
-            parts[row[0]].append(Part(row[1], start, upto, done, row[8], marks))
-    return [_as_replay(row, parts[row[0]]) for row in rows]
+async def _read(connection: Connection, replay_id: str) -> Replay | None:
+    row = await (await connection.execute(_REPLAY, [replay_id])).fetchone()
+    if row is None:
+        return None
+    parts = []
+    async for number, *places, copied, marks in await connection.execute(_PARTS, [replay_id]):
+        start, upto, done = Position(*places[:2]), Position(*places[2:4]), Position(*places[4:])
+        parts.append(
+            Part(number, start, upto, done, copied, {int(target): Position.parse(at) for target, at in marks.items()})
+        )
+    return _as_replay(row, parts)
+
+
+async def _read_one(connection: Connection, replay_id: str) -> Replay:
+    """One that this transaction has made or locked."""
+    found = await _read(connection, replay_id)
+    if found is None:
+        raise LookupError(replay_id)
+    return found
 
 
 def _as_replay(row: tuple[Any, ...], parts: list[Part]) -> Replay:

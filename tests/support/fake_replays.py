@@ -71,7 +71,7 @@ class FakeReplays:
 
     async def all(self) -> list[Replay]:
         await self._store._call("replays")
-        return [row.replay for row in reversed(self._rows.values())]
+        return [replace(row.replay, parts=[]) for row in reversed(self._rows.values())]
 
     async def cancel(self, replay_id: str) -> tuple[Replay, bool] | None:
         await self._store._call("cancel_replay")
