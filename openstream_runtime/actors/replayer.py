@@ -77,16 +77,16 @@ class Replayer:
                 await until_told(ctx, rung, jittered(LOOK))
             else:
                 job = self._jobs[replay.id] = ReplayJob(self._world, replay, self._bell)
-                self._world.meter.replays_running(len(self._jobs))
                 jobs.start_soon(self._run, job)
 
     async def _run(self, job: ReplayJob) -> None:
+        self._world.meter.replays_running(1)
         try:
             await job.run()
         finally:
             if self._jobs.get(job.replay.id) is job:
                 del self._jobs[job.replay.id]
-            self._world.meter.replays_running(len(self._jobs))
+            self._world.meter.replays_running(-1)
             self._bell.tell()
 
 

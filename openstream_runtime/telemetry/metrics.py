@@ -199,8 +199,8 @@ class Metrics:
     def replayed(self, topic: str, events: int) -> None:
         self._replays.add((topic,), events)
 
-    def replays_running(self, count: int) -> None:
-        self._replays_running.set(count)
+    def replays_running(self, change: int) -> None:
+        self._replays_running.inc(change)
 
     def http_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """`path` is the route's template; one that no route matched is the edge's to name (`<unmatched>`)."""

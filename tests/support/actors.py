@@ -136,8 +136,8 @@ class Recorder:
     def replayed(self, topic: str, events: int) -> None:
         self.calls.append(("replayed", (topic, events)))
 
-    def replays_running(self, count: int) -> None:
-        self.calls.append(("replays_running", (count,)))
+    def replays_running(self, change: int) -> None:
+        self.calls.append(("replays_running", (change,)))
 
     def http_request(self, method: str, path: str, status: int, seconds: float) -> None:
         self.calls.append(("http_request", (method, path, status, seconds)))
