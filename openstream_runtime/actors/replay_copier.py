@@ -267,7 +267,6 @@ class ReplayCopier:
                 self._target.id, target, Span(upto.next(), cursor.position), count=PAGE, max_bytes=PAGE_BYTES
             )
             found, upto = look(page.events), page.upto
-        upto = cursor.position
         while events := await self._world.log.read_after(at, upto, count=PAGE, max_bytes=PAGE_BYTES):
             found, upto = look(events), events[-1].position
         return found

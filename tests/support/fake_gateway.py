@@ -13,12 +13,13 @@ from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound,
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.domain.replays import Part, Replay, ReplayState
+from openstream_runtime.domain.replays import NewReplay, Part, Replay, ReplayState
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.replaying import ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, Produced, ResetDone
 from openstream_runtime.ports import ConsumerInfo, GroupPartition
+from support.fake_replays import as_made
 
 PARTITIONS_DEFAULT = 4
 _START_MS = 1_730_000_000_000
@@ -353,11 +354,20 @@ class FakeGateway(Gateway):
         target, _ = await self.put_topic(wish.target, None, TopicSettings())
         numbers = self._numbers(topic, wish.partitions)
         parts = [Part(number, ZERO, Position(9, 9), ZERO) for number in numbers]
-        made = Replay(
-            *(f"rp_{len(self.jobs)}", source.id, topic, target.id, wish.target, target.partitions, first, last),
-            *(wish.rate_per_s, len(self.events(topic)), parts, ReplayState.RUNNING, 0, 0.0, None, None, 0),
-            *(_START_MS, _START_MS, None),
+        wished = NewReplay(
+            id=f"rp_{len(self.jobs)}",
+            source_id=source.id,
+            source=topic,
+            target_id=target.id,
+            target=wish.target,
+            target_partitions=target.partitions,
+            first=first,
+            last=last,
+            rate_per_s=wish.rate_per_s,
+            total=len(self.events(topic)),
+            parts=parts,
         )
+        made = as_made(wished, _START_MS)
         self.jobs[made.id] = made
         return made
 

@@ -12,6 +12,32 @@ if TYPE_CHECKING:
     from support.fake_store import FakeStore
 
 
+def as_made(new: NewReplay, now_ms: int) -> Replay:
+    """A replay nobody has touched yet."""
+    return Replay(
+        id=new.id,
+        source_id=new.source_id,
+        source=new.source,
+        target_id=new.target_id,
+        target=new.target,
+        target_partitions=new.target_partitions,
+        first=new.first,
+        last=new.last,
+        rate_per_s=new.rate_per_s,
+        total=new.total,
+        parts=list(new.parts),
+        state=ReplayState.RUNNING,
+        copied=0,
+        rate=0.0,
+        error=None,
+        owner=None,
+        epoch=0,
+        created_ms=now_ms,
+        updated_ms=now_ms,
+        finished_ms=None,
+    )
+
+
 @dataclass
 class _Row:
     replay: Replay
@@ -42,25 +68,7 @@ class FakeReplays:
     async def create(self, new: NewReplay) -> Replay:
         await self._store._call("create_replay")
         now = self._store.now_ms()
-        made = Replay(
-            *(new.id, new.source_id, new.source, new.target_id, new.target, new.target_partitions),
-            *(
-                new.first,
-                new.last,
-                new.rate_per_s,
-                new.total,
-                list(new.parts),
-                ReplayState.RUNNING,
-                0,
-                0.0,
-                None,
-                None,
-                0,
-                now,
-                now,
-                None,
-            ),
-        )
+        made = as_made(new, now)
         self._rows[new.id] = _Row(made)
         return made
 

@@ -166,6 +166,32 @@ async def test_a_loss_that_no_later_event_meets_is_found_before_the_end(rig: Rig
     check_once(rig, copy, replay, range(0, 60, 2))
 
 
+async def test_what_was_on_its_way_to_postgres_when_redis_lost_it_is_not_copied_again(rig: Rig) -> None:
+    _, copy = await two_topics(rig, 100)
+    async with replaying(rig, target=copy):
+        replay = await ask(rig, rate_per_s=50.0)
+        await eventually(lambda: sum(len(rig.stored(copy, number)) for number in range(3)) >= 20)
+        gate = rig.store.trouble.hold_writes()
+        await eventually(lambda: copied(rig, copy) >= 60)
+        rig.redis.flush()
+        assert copied(rig, copy) < 60
+        await anyio.sleep(0.5)  # the target's owner has not noticed yet that its lease is gone
+        rig.store.trouble.gate = None
+        gate.set()
+        await ended(rig, replay)
+    check_once(rig, copy, replay, range(100))
+
+
+async def test_marks_that_are_lost_alone_are_found_again_in_the_stream(rig: Rig) -> None:
+    _, copy = await two_topics(rig, 100)
+    async with replaying(rig):
+        replay = await ask(rig, rate_per_s=50.0)
+        await eventually(lambda: copied(rig, copy) >= 60)
+        rig.redis.marks.clear()
+        await ended(rig, replay)
+    check_once(rig, copy, replay, range(100))
+
+
 async def test_a_loss_is_still_seen_by_the_next_owner(rig: Rig) -> None:
     _, copy = await two_topics(rig, 200)
     replay = await ask(rig, rate_per_s=50.0)
