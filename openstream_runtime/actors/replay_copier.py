@@ -174,7 +174,10 @@ class ReplayCopier:
         while left:
             order = sorted(left)
             batches = [self._batch(source, target, *wanted[target]) for target in order]
-            outcomes: Sequence[AppendOutcome] = () if self._short_of_memory() else await self._world.log.append(batches)
+            outcomes: Sequence[AppendOutcome] = ()
+            if not self._short_of_memory():
+                with anyio.CancelScope(shield=True):  # a few seconds at most; what was appended is then counted, too
+                    outcomes = await self._world.log.append(batches)
             for target, batch, outcome in zip(order, batches, outcomes, strict=False):
                 before = source.marks.get(target, ZERO)
                 if isinstance(outcome, Appended) and batch.mark is not None:

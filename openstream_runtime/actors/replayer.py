@@ -201,6 +201,7 @@ class ReplayJob:
     async def _clean_up(self) -> None:
         """First nothing more can be appended, then nobody looks after it any more."""
         replay = self.replay
+        await self._copier.insist(self._write_down)  # what was copied until it was cancelled
         await self._copier.insist(self._copier.end_marks)
         if not await self._copier.insist(lambda: self._world.replays.settle(replay.id, replay.epoch)):
             raise Fenced("another owner has taken the replay")

@@ -16,7 +16,7 @@ from openstream_ops.servers import EmbeddedServers
 from openstream_runtime.domain.partitioning import partition_of
 from support.client import Client
 from support.cluster import Cluster
-from support.partitions import count_stored, wait_for
+from support.partitions import count_stored, redis_client, wait_for
 
 pytestmark = pytest.mark.timeout(180)
 SOURCE, TARGET = 4, 6  # partitions
@@ -174,6 +174,24 @@ def test_a_node_that_is_stopped_gives_its_replay_back_at_once(own_servers: Embed
         check_copies(own_servers, source, replay)
         print(f"the other node had it after {took:.2f} s; a lease is 20 s")
         assert took < 5
+
+
+def test_a_redis_that_loses_everything_in_the_middle_costs_no_copy_and_doubles_none(
+    two: Cluster, own_servers: EmbeddedServers
+) -> None:
+    client = Client(two.url(0), two.token())
+    client.put_topic("copy", TARGET)
+    fill(client, own_servers, 8_000)
+    source = rows(own_servers, "orders")
+    replay = start(client, rate_per_s=2_000)
+    wait_for(lambda: look(client, replay)["copied"] >= 3_000, "it has come half way", 20)
+    with redis_client(own_servers.redis_url) as redis:
+        redis.flushall()
+    flushed = time.monotonic()
+    wait_for(lambda: look(client, replay)["state"] == "done", "it is done", 40)
+    print(f"done {time.monotonic() - flushed:.1f} s after the flush")
+    wait_for(lambda: count_stored(own_servers.database_url, "copy") >= 8_000, "the copies are persisted", 20)
+    check_copies(own_servers, source, replay)
 
 
 def test_a_cancelled_replay_stops_and_leaves_what_it_copied(two: Cluster, own_servers: EmbeddedServers) -> None:
