@@ -115,6 +115,7 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
             catalog=store.catalog,
             history=store.history,
             positions=store.positions,
+            replays=store.replays,
             clock=clock,
             meter=metrics,
             board=Board(address),

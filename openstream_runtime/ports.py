@@ -15,6 +15,7 @@ from typing import Protocol
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
+from openstream_runtime.domain.replays import Mark
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 
 # ---------------------------------------------------------------------------------------------------- the log
@@ -33,6 +34,8 @@ class Refusal(StrEnum):
     MEMORY = "redis_memory"
     #: Redis cannot be reached or does not take writes.
     UNAVAILABLE = "redis_unavailable"
+    #: The batch's mark does not stand where the batch begins.
+    MARK = "mark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class AppendBatch:
     events: Sequence[NewEvent]
     max_stream_len: int
     max_unpersisted: int
+    #: For what is copied and must not be doubled: see Mark. A batch without events only moves the mark.
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class Refused:
     """Nothing of the batch was kept."""
 
     reason: Refusal
+    #: For Refusal.MARK where the mark stands; domain.history.END once the replay has ended.
+    mark: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +179,10 @@ class EventLog(Protocol):
 
     async def delete_topic(self, topic: Topic) -> None:
         """Remove every key of every partition."""
+        ...
+
+    async def end_marks(self, topic: Topic, replay: str) -> None:
+        """Let no append of this replay pass any more; its marks go by themselves a day later."""
         ...
 
     async def ping(self) -> None: ...
@@ -590,6 +601,8 @@ class Meter(Protocol):
     def store_commit(self, events: int, seconds: float) -> None: ...
     def trimmed(self, topic: str, partition: int, events: int) -> None: ...
     def lease(self, change: str) -> None: ...
+    def replayed(self, topic: str, events: int) -> None: ...
+    def replays_running(self, change: int) -> None: ...
     def http_request(self, method: str, path: str, status: int, seconds: float) -> None: ...
     def forget_topic(self, topic: str) -> None: ...
     def forget_group(self, topic: str, group: str) -> None: ...

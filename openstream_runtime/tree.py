@@ -16,6 +16,7 @@ from openstream_runtime.actors.membership import Membership
 from openstream_runtime.actors.persister import Persister
 from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.reaper import Reaper
+from openstream_runtime.actors.replayer import Replayer
 from openstream_runtime.actors.sampler import Sampler
 from openstream_runtime.actors.store_writer import StoreMailbox, StoreWriter, store_mailbox
 from openstream_runtime.actors.tailer import Tailer
@@ -69,6 +70,7 @@ def build_tree(
             Assigner.spec(world.board, partitions, partition, grace=limits.grace(0.04)),
             Janitor.spec(world, sweep, maintain),
             Checkpointer.spec(world),
+            Replayer.spec(world),
             ingestors.spec(),
             Confirmer.spec(world),
             readers.spec(),

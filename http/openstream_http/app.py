@@ -23,6 +23,7 @@ from openstream_http.history import history
 from openstream_http.problems import BY_STATUS, INTERNAL, MALFORMED, Kind, Problem, of_error
 from openstream_http.produce import produce
 from openstream_http.rendering import problem_response
+from openstream_http.replays import replays
 from openstream_http.tokens import tokens
 from openstream_http.topics import topics
 from openstream_http.watching import watching
@@ -34,7 +35,7 @@ from openstream_runtime.settings import Settings
 #: Seconds to hand an answer to the server: a reader slower than this gets the rest never.
 RESPONSE_TIMEOUT = 60
 BODY_TIMEOUT = 10.0
-_BLUEPRINTS = (tokens, topics, produce, groups, history, watching, docs)
+_BLUEPRINTS = (tokens, topics, produce, groups, history, replays, watching, docs)
 
 log = structlog.get_logger(__name__)
 

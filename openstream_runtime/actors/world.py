@@ -20,6 +20,7 @@ from openstream_runtime.ports import (
     Meter,
     Tail,
 )
+from openstream_runtime.replay_ports import Replays
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class World:
     catalog: Catalog
     history: History
     positions: GroupPositions
+    replays: Replays
     clock: Clock
     meter: Meter
     board: Board

@@ -12,11 +12,13 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.replays import Replay
 from openstream_runtime.domain.topics import Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.groups import Consuming
 from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.produce import Producing
 from openstream_runtime.gateway.reading import Reading
+from openstream_runtime.gateway.replaying import Replaying, ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.gateway.watching import Watching
@@ -43,6 +45,7 @@ class Gateway:
         self._producing = Producing(world, self._topics, ingestors, Pressure(world))
         self._consuming = Consuming(world, self._topics, readers)
         self._reading = Reading(world, self._topics)
+        self._replaying = Replaying(world, self._topics)
         self._watching = Watching(world, tree)
         self._exposition = exposition
         #: Topics and groups that had numbers of their own at the last sweep.
@@ -176,6 +179,24 @@ class Gateway:
         """All of a span up to what stands in the log now, a page at a time. Errors come as from `history`, at any
         page, and Unavailable when this node begins to drain: who has the last event goes on behind it elsewhere."""
         return self._reading.pages(topic, partition, span, at=at)
+
+    # ----------------------------------------------------------------------------------------------- replays
+
+    async def create_replay(self, topic: str, wish: ReplayWish) -> Replay:
+        """Copy a part of a topic's history into another topic, in the background. NotFound, InvalidRequest, Gone."""
+        return await self._replaying.create(topic, wish)
+
+    async def replays(self) -> list[Replay]:
+        """Newest first."""
+        return await self._replaying.all()
+
+    async def replay(self, replay_id: str) -> Replay:
+        """One replay; NotFound."""
+        return await self._replaying.find(replay_id)
+
+    async def cancel_replay(self, replay_id: str) -> Replay:
+        """End it where it is; what it has copied stays. Conflict when it has ended by itself."""
+        return await self._replaying.cancel(replay_id)
 
     # ---------------------------------------------------------------------------------------------- watching
 

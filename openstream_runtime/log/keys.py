@@ -39,6 +39,11 @@ def side(at: TopicPartition, group: str) -> bytes:
     return sides(at) + group.encode()
 
 
+def marks(at: TopicPartition, replay: str) -> bytes:
+    """Hash, one for each replay into this partition: source partition → last source position appended, and `end`."""
+    return b"{%b}:replay:%b" % (stream(at), replay.encode())
+
+
 def owner(token: str) -> str:
     """The node that made a lease token: tokens are `<node>:<anything>`, and node ids hold no colon."""
     return token.partition(":")[0]

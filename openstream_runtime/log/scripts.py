@@ -46,6 +46,7 @@ EDGES = _script("edges")
 LAST = _script("last")
 STATS = _script("stats")
 DELETE_PARTITION = _script("delete_partition", "ids", "trim")
+END_MARKS = _script("end_marks")
 
 GROUP_READ = _script("group_read", "hand_out")
 GROUP_CLAIM = _script("group_claim", "hand_out")

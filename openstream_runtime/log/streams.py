@@ -10,6 +10,7 @@ from redis.exceptions import NoScriptError
 
 from openstream_runtime.domain.errors import LeaseLost, NotFound, Unavailable
 from openstream_runtime.domain.events import StoredEvent
+from openstream_runtime.domain.history import END
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
@@ -36,6 +37,8 @@ _REFUSALS = {1: Refusal.UNVERIFIED, 2: Refusal.LENGTH, 3: Refusal.UNPERSISTED}
 _FIRST_PAGE, _LARGEST_PAGE = 16, 256
 #: Pending entries one call of the trim moves at most: about 2 ms of Redis' time.
 _MOVED = 500
+#: How long an ended replay is remembered: longer than any node sleeps and then goes on where it was.
+_MARKS_ENDED_MS = 86_400_000
 
 
 class RedisEvents:
@@ -210,6 +213,12 @@ class RedisEvents:
             ],
         )
 
+    async def end_marks(self, topic: Topic, replay: str) -> None:
+        args: list[Arg] = [format_position(END), _MARKS_ENDED_MS]
+        await self._writes.run_each(
+            scripts.END_MARKS, [([keys.marks(at, replay)], args) for at in topic.all_partitions()]
+        )
+
     async def ping(self) -> None:
         [reply] = await self._reads.call([(b"PING",)])
         answer(reply)
@@ -217,8 +226,13 @@ class RedisEvents:
 
 def _append_command(batch: AppendBatch, run_id: str) -> Command:
     at = TopicPartition(batch.topic.name, batch.partition)
-    args: list[Arg] = [b"EVALSHA", scripts.APPEND.sha, 2, keys.stream(at), keys.meta(at)]
+    mark = batch.mark
+    args: list[Arg] = [b"EVALSHA", scripts.APPEND.sha, 2 if mark is None else 3, keys.stream(at), keys.meta(at)]
+    if mark is not None:
+        args.append(keys.marks(at, mark.replay))
     args += (batch.topic.id, run_id, batch.max_stream_len, batch.max_unpersisted)
+    if mark is not None:
+        args += (mark.source, format_position(mark.after), format_position(mark.upto))
     encode_events(args, batch.events)
     return tuple(args)
 
@@ -228,6 +242,8 @@ def _outcome(reply: Any, batch: AppendBatch) -> AppendOutcome:
         return Appended(parse_positions(reply, len(batch.events)))
     if isinstance(reply, int):
         return Refused(_REFUSALS[reply])
+    if isinstance(reply, bytes):
+        return Refused(Refusal.MARK, parse_position(reply))
     if isinstance(reply, REPLY_ERRORS):
         reason = refusal(reply)
         if reason is None:

@@ -285,3 +285,91 @@ WHERE (p.ms, p.seq) IS DISTINCT FROM (excluded.ms, excluded.seq)
 
 -- name: positions
 SELECT partition, ms, seq FROM openstream.group_positions WHERE topic_id = %s AND name = %s
+
+-- name: create_replay
+INSERT INTO openstream.replays (id, source_id, source, target_id, target, target_partitions, first_ms, first_seq,
+                                last_ms, last_seq, rate_per_s, total)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+
+-- name: create_replay_parts
+INSERT INTO openstream.replay_parts (replay_id, partition, start_ms, start_seq, upto_ms, upto_seq, done_ms, done_seq)
+SELECT %s, u.partition, u.start_ms, u.start_seq, u.upto_ms, u.upto_seq, u.start_ms, u.start_seq
+FROM unnest(%s::integer[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+     AS u (partition, start_ms, start_seq, upto_ms, upto_seq)
+
+-- name: forget_replays
+DELETE FROM openstream.replays
+WHERE settled AND id IN (SELECT id FROM openstream.replays WHERE settled ORDER BY finished_at DESC OFFSET %s)
+
+-- name: replay
+SELECT id, source_id, source, target_id, target, target_partitions, first_ms, first_seq, last_ms, last_seq,
+       rate_per_s, total, state, copied, rate, error, owner, epoch, (extract(epoch FROM created_at) * 1000)::bigint,
+       (extract(epoch FROM updated_at) * 1000)::bigint, (extract(epoch FROM finished_at) * 1000)::bigint
+FROM openstream.replays
+WHERE id = %s
+
+-- name: replays
+SELECT id, source_id, source, target_id, target, target_partitions, first_ms, first_seq, last_ms, last_seq,
+       rate_per_s, total, state, copied, rate, error, owner, epoch, (extract(epoch FROM created_at) * 1000)::bigint,
+       (extract(epoch FROM updated_at) * 1000)::bigint, (extract(epoch FROM finished_at) * 1000)::bigint
+FROM openstream.replays
+ORDER BY created_at DESC, id
+
+-- name: replay_parts
+SELECT partition, start_ms, start_seq, upto_ms, upto_seq, done_ms, done_seq, copied, marks
+FROM openstream.replay_parts
+WHERE replay_id = %s
+ORDER BY partition
+
+-- name: cancel_replay
+UPDATE openstream.replays
+SET state = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp(), rate = 0
+WHERE id = %s AND state = 'running'
+RETURNING 1
+
+-- name: take_replay
+UPDATE openstream.replays
+SET owner = %s, epoch = epoch + 1, lease_until = clock_timestamp() + %s * interval '1 millisecond'
+WHERE id = (
+    SELECT id FROM openstream.replays
+    WHERE NOT settled AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+    ORDER BY created_at
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING id
+
+-- name: move_replay
+-- First in its transaction: the lock on the row holds off a later owner until the parts are written.
+UPDATE openstream.replays
+SET rate = CASE WHEN state = 'running' THEN %s ELSE 0 END, updated_at = clock_timestamp(),
+    lease_until = clock_timestamp() + %s * interval '1 millisecond'
+WHERE id = %s AND epoch = %s AND NOT settled
+RETURNING state
+
+-- name: move_replay_parts
+UPDATE openstream.replay_parts p
+SET done_ms = u.ms, done_seq = u.seq, copied = greatest(p.copied, u.copied), marks = u.marks
+FROM unnest(%s::integer[], %s::bigint[], %s::bigint[], %s::bigint[], %s::jsonb[]) AS u (partition, ms, seq, copied, marks)
+WHERE p.replay_id = %s AND p.partition = u.partition AND (p.done_ms, p.done_seq) <= (u.ms, u.seq)
+
+-- name: sum_replay
+UPDATE openstream.replays r
+SET copied = (SELECT coalesce(sum(copied), 0) FROM openstream.replay_parts WHERE replay_id = r.id)
+WHERE id = %s
+
+-- name: end_replay
+-- The lease stays: marks are still to be ended, by us or by whoever follows.
+UPDATE openstream.replays
+SET state = %(state)s, error = %(error)s, total = CASE WHEN %(state)s = 'done' THEN copied ELSE total END,
+    rate = 0, updated_at = clock_timestamp(), finished_at = clock_timestamp()
+WHERE id = %(id)s AND epoch = %(epoch)s AND state = 'running'
+
+-- name: settle_replay
+UPDATE openstream.replays
+SET settled = true, rate = 0, owner = NULL, lease_until = NULL
+WHERE id = %s AND epoch = %s AND NOT settled AND state <> 'running'
+RETURNING 1
+
+-- name: release_replay
+UPDATE openstream.replays SET owner = NULL, lease_until = NULL, rate = 0 WHERE id = %s AND epoch = %s AND NOT settled

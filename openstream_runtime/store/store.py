@@ -12,6 +12,7 @@ from openstream_runtime.store.history import PostgresHistory
 from openstream_runtime.store.partitions import TimePartitions
 from openstream_runtime.store.pool import Limits, Pool, open_pool
 from openstream_runtime.store.positions import PostgresGroupPositions
+from openstream_runtime.store.replays import PostgresReplays
 from openstream_runtime.store.schema import check_schema
 
 
@@ -23,6 +24,7 @@ class Store:
     catalog: PostgresCatalog
     history: PostgresHistory
     positions: PostgresGroupPositions
+    replays: PostgresReplays
     _pool: Pool
     _partitions: TimePartitions
 
@@ -66,6 +68,7 @@ async def open_store(
             PostgresCatalog(pool, partitions),
             PostgresHistory(pool),
             PostgresGroupPositions(pool),
+            PostgresReplays(pool),
             pool,
             partitions,
         )

@@ -110,6 +110,12 @@ class Metrics:
             _COMMIT_SECONDS,
         )
 
+        # Replaying.
+        self._replayed = counter("openstream_replay_events_total", "Events copied into a topic by replays.", ("topic",))
+        self._replays_running = Gauge(
+            "openstream_replays_running", "Replays this node is copying for.", registry=registry
+        )
+
         # The node.
         self._leases = counter(
             "openstream_lease_changes_total", "What happened to leases on partitions, by kind.", ("change",)
@@ -139,6 +145,7 @@ class Metrics:
         self._acks = Series(self._acked)
         self._claims = Series(self._claimed)
         self._releases = Series(self._released)
+        self._replays = Series(self._replayed)
         # Closed sets by intent. The bounds hold when somebody passes a raw path or an error's text one day.
         self._statuses = Kinds(self._requests, 64)
         self._reasons = Kinds(self._rejected, 64)
@@ -197,6 +204,12 @@ class Metrics:
     def lease(self, change: str) -> None:
         self._changes[change].inc()
 
+    def replayed(self, topic: str, events: int) -> None:
+        self._replays.add((topic,), events)
+
+    def replays_running(self, change: int) -> None:
+        self._replays_running.inc(change)
+
     def http_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """`path` is the route's template; one that no route matched is the edge's to name (`<unmatched>`)."""
         key = (method, path, status)
@@ -235,6 +248,7 @@ class Metrics:
             self._acks,
             self._claims,
             self._releases,
+            self._replays,
         ):
             series.forget(topic)
         self._sampled.forget_topic(topic)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prometheus_client import Counter
 
-_Labels = tuple[str, str] | tuple[str, int]
+_Labels = tuple[str, str] | tuple[str, int] | tuple[str]
 
 
 class Series(dict[_Labels, tuple[Counter, ...]]):
-    """Children of one or several counters that share their labels: `(topic, partition)` or `(topic, group)`."""
+    """Children of counters that share their labels: `(topic, partition)`, `(topic, group)` or `(topic,)`."""
 
     def __init__(self, *counters: Counter) -> None:
         super().__init__()

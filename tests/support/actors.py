@@ -136,6 +136,12 @@ class Recorder:
     def lease(self, change: str) -> None:
         self.calls.append(("lease", (change,)))
 
+    def replayed(self, topic: str, events: int) -> None:
+        self.calls.append(("replayed", (topic, events)))
+
+    def replays_running(self, change: int) -> None:
+        self.calls.append(("replays_running", (change,)))
+
     def http_request(self, method: str, path: str, status: int, seconds: float) -> None:
         self.calls.append(("http_request", (method, path, status, seconds)))
 
@@ -217,6 +223,7 @@ def make_world(
         catalog=store.catalog,
         history=FakeHistory(store),
         positions=positions,
+        replays=store.replays,
         clock=FakeClock(log.redis),
         meter=meter,
         board=Board(NodeInfo(name, f"http://{name}:8000", 1, "test")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -14,10 +14,13 @@ from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import ZERO, Position
+from openstream_runtime.domain.replays import NewReplay, Part, Replay, ReplayState
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.gateway import Gateway
+from openstream_runtime.gateway.replaying import ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
 from openstream_runtime.ports import ConsumerInfo, GroupPartition
+from support.fake_replays import as_made
 
 PARTITIONS_DEFAULT = 4
 _START_MS = 1_730_000_000_000
@@ -62,6 +65,7 @@ class FakeGateway(Gateway):
         self.losses: dict[int, Exception] = {}
         self.unconfirmed = 0
         self.draining = False
+        self.jobs: dict[str, Replay] = {}
         self.appends: list[int] = []
         self.acks: list[Ack] = []
         self.arrived = 0
@@ -406,6 +410,52 @@ class FakeGateway(Gateway):
             and span.first <= event.position <= span.last
             and span.takes(event)
         ]
+
+    # ------------------------------------------------------------------------------------------------ replays
+
+    async def create_replay(self, topic: str, wish: ReplayWish) -> Replay:
+        self._check()
+        source = self._find(topic).topic
+        first = wish.from_id if wish.from_ms is None else Position(wish.from_ms, 0)
+        last = wish.to_id if wish.to_ms is None else Position(wish.to_ms, 2**63 - 1)
+        if first is not None and last is not None and last < first:
+            raise InvalidRequest("the replay ends before it begins")
+        target, _ = await self.put_topic(wish.target, None, TopicSettings())
+        numbers = self._numbers(topic, wish.partitions)
+        parts = [Part(number, ZERO, Position(9, 9), ZERO) for number in numbers]
+        wished = NewReplay(
+            id=f"rp_{len(self.jobs)}",
+            source_id=source.id,
+            source=topic,
+            target_id=target.id,
+            target=wish.target,
+            target_partitions=target.partitions,
+            first=first,
+            last=last,
+            rate_per_s=wish.rate_per_s,
+            total=len(self.events(topic)),
+            parts=parts,
+        )
+        made = as_made(wished, _START_MS)
+        self.jobs[made.id] = made
+        return made
+
+    async def replays(self) -> list[Replay]:
+        self._check()
+        return [replace(job, parts=[]) for job in reversed(self.jobs.values())]
+
+    async def replay(self, replay_id: str) -> Replay:
+        self._check()
+        if replay_id not in self.jobs:
+            raise NotFound(f"there is no replay {replay_id}", replay_id=replay_id)
+        return self.jobs[replay_id]
+
+    async def cancel_replay(self, replay_id: str) -> Replay:
+        found = await self.replay(replay_id)
+        if found.state in {ReplayState.DONE, ReplayState.FAILED}:
+            raise Conflict(f"the replay has ended: it is {found.state}", replay_id=replay_id)
+        self.jobs[replay_id] = replace(found, state=ReplayState.CANCELLED, finished_ms=_START_MS)
+        return self.jobs[replay_id]
 
     # ----------------------------------------------------------------------------------------------- watching
 

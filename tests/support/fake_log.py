@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from openstream_runtime.domain.errors import LeaseLost, NotFound, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import StoredEvent
-from openstream_runtime.domain.history import before
+from openstream_runtime.domain.history import END, before
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
@@ -61,6 +61,11 @@ class FakeEvents:
 
     def _append(self, batch: AppendBatch, replicas: int | None) -> AppendOutcome:
         redis, at = self._redis, TopicPartition(batch.topic.name, batch.partition)
+        marks = redis.marks.setdefault((at, batch.mark.replay), {}) if batch.mark else {}
+        if batch.mark is not None:
+            mark = END if END in marks.values() else marks.get(batch.mark.source, ZERO)
+            if mark != batch.mark.after:
+                return Refused(Refusal.MARK, mark)
         meta, stream = redis.meta.get(at), redis.streams.get(at)
         if stream is None or meta is None or (meta.topic_id, meta.run_id) != (batch.topic.id, redis.run_id):
             return Refused(Refusal.UNVERIFIED)
@@ -73,6 +78,8 @@ class FakeEvents:
         now = redis.now_ms()
         positions = [stream.add(event, now) for event in batch.events]
         meta.n += len(positions)
+        if batch.mark is not None:
+            marks[batch.mark.source] = batch.mark.upto
         redis.tell()
         return Appended(positions, replicated=replicas is None or redis.replicas >= replicas)
 
@@ -211,6 +218,12 @@ class FakeEvents:
                         state.pop(at, None)
 
         await self._redis.write("delete_topic", do)
+
+    async def end_marks(self, topic: Topic, replay: str) -> None:
+        def do() -> None:
+            self._redis.marks |= {(at, replay): {-1: END} for at in topic.all_partitions()}
+
+        await self._redis.write("end_marks", do)
 
     async def ping(self) -> None:
         await self._redis.ask("ping", lambda: None)

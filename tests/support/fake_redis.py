@@ -111,6 +111,8 @@ class FakeRedis:
         self.leases: dict[TopicPartition, tuple[str, int]] = {}
         self.nodes: dict[str, tuple[NodeInfo, int]] = {}
         self.bells: list[str] = []
+        #: For each partition and replay: source partition → last source position appended.
+        self.marks: dict[tuple[TopicPartition, str], dict[int, Position]] = {}
         self._run_ids = count(1)
         self.run_id = next(self._run_ids)
         #: Set and replaced whenever something was appended or rung.
@@ -154,7 +156,7 @@ class FakeRedis:
 
     def flush(self) -> None:
         """Redis lost everything (FLUSHALL); it is the same process."""
-        for state in (self.streams, self.meta, self.leases, self.nodes, self.bells):
+        for state in (self.streams, self.meta, self.leases, self.nodes, self.bells, self.marks):
             state.clear()
 
     def restart(self) -> None:

@@ -17,6 +17,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.ports import Committed, FencedOff, Holding, PersistBatch
+from support.fake_replays import FakeReplays
 
 Key = tuple[int, int]
 _MAX = 2**63 - 1
@@ -86,6 +87,7 @@ class FakeStore:
         self.floors: dict[Key, Position] = {}
         self.events = FakeEvents(self)
         self.catalog = FakeCatalog(self)
+        self.replays = FakeReplays(self)
 
     # ---- what a test looks at and does
 

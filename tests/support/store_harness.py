@@ -13,6 +13,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import Cursor, Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.ports import Catalog, EventStore, GroupPositions, History, PersistBatch
+from openstream_runtime.replay_ports import Replays
 from openstream_runtime.store import Store, migrate, open_store
 from support.fake_history import FakeGroupPositions, FakeHistory, drop_below
 from support.fake_store import FakeStore
@@ -25,6 +26,7 @@ class StoreUnderTest(Protocol):
     catalog: Catalog
     history: History
     positions: GroupPositions
+    replays: Replays
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]: ...
 
@@ -48,6 +50,7 @@ class FakeUnderTest:
         self.catalog: Catalog = self.store.catalog
         self.history: History = FakeHistory(self.store)
         self.positions: GroupPositions = FakeGroupPositions(self.store)
+        self.replays: Replays = self.store.replays
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]:
         return self.store.rows(topic_id, partition)
@@ -73,6 +76,7 @@ class RealUnderTest:
         self.catalog: Catalog = store.catalog
         self.history: History = store.history
         self.positions: GroupPositions = store.positions
+        self.replays: Replays = store.replays
         self.database_url = database_url
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]:

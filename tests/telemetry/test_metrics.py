@@ -59,6 +59,8 @@ def test_each_method_of_the_meter_moves_exactly_its_own_series_by_exactly_what_i
             {'openstream_ingest_requests_total{status="ok"}': 1},
         ),
         "rejected": (lambda meter: meter.rejected("mailbox"), {'openstream_rejected_total{reason="mailbox"}': 1}),
+        "replayed": (lambda meter: meter.replayed("copy", 9), {'openstream_replay_events_total{topic="copy"}': 9}),
+        "replays_running": (lambda meter: meter.replays_running(2), {"openstream_replays_running": 2}),
         "read": (
             lambda meter: meter.read("orders", "g", 5),
             {'openstream_consumer_read_events_total{group="g",topic="orders"}': 5},
