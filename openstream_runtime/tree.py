@@ -11,7 +11,7 @@ from openstream_runtime.actors.checkpointer import Checkpointer
 from openstream_runtime.actors.confirmer import Confirmer
 from openstream_runtime.actors.group_reader import Message
 from openstream_runtime.actors.ingestor import Append
-from openstream_runtime.actors.janitor import Chore, Janitor
+from openstream_runtime.actors.janitor import Chore, Janitor, Upkeep
 from openstream_runtime.actors.membership import Membership
 from openstream_runtime.actors.persister import Persister
 from openstream_runtime.actors.pool import Pool
@@ -44,7 +44,7 @@ def build_tree(
     *,
     publish: Callable[[Sample], None],
     sweep: Chore,
-    maintain: Chore,
+    maintain: Upkeep,
     front: ChildSpec,
 ) -> Supervisor:
     """The root. `front` is the HTTP server: last up, first down."""

@@ -75,7 +75,7 @@ class TopicRequest(Request):
 
 
 class TopicAnswer(Answer):
-    """A topic."""
+    """A topic. `history_floor_ms`: what is older may be gone from PostgreSQL; 0: nothing is."""
 
     topic: str
     partitions: int
@@ -84,6 +84,7 @@ class TopicAnswer(Answer):
     history_ms: int | None
     max_stream_len: int | None
     created_ms: int
+    history_floor_ms: int
 
 
 class TopicList(Answer):

@@ -76,4 +76,5 @@ def _answer(topic: Topic) -> schemas.TopicAnswer:
         settings.history_ms,
         settings.max_stream_len,
         topic.created_ms,
+        topic.history_floor_ms,
     )

@@ -14,8 +14,8 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import Fenced, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.ledger import Ledger
-from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
-from openstream_runtime.domain.retention import trim_below
+from openstream_runtime.domain.positions import Cursor, TopicPartition
+from openstream_runtime.domain.retention import Trim, trim_below
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.ports import FencedOff, PersistBatch
 from supervisors import Context
@@ -50,6 +50,8 @@ class Copier:
         self._writer = writer
         self._token = token
         self.cursor = cursor
+        #: The last trim this copier asked for, for people.
+        self.trimmed: Trim | None = None
         self._ledger = Ledger(cursor.position)
         #: Committed events whose cursor Redis has not been told yet.
         self._unpublished = 0
@@ -131,19 +133,22 @@ class Copier:
         """Half of what producers are refused at: what is persisted never keeps them out."""
         return (settings.max_stream_len or self._world.limits.max_stream_len) // 2
 
-    async def _publish(self, below: Position | None) -> None:
+    async def _publish(self, trim: Trim | None) -> None:
+        below = None if trim is None else trim.below
         trimmed = await self._world.log.mark_persisted(
             self._at, self._token, self.cursor.position, count=self._unpublished, trim_below=below
         )
         self._unpublished = 0
-        if below is not None:
-            self._ledger.forget(below)
+        if trim is not None:
+            self._ledger.forget(trim.below)
+            self.trimmed = trim
         self._publish_at = self._world.clock.monotonic() + PUBLISH
         if trimmed:
             self._world.meter.trimmed(self._at.topic, self._at.partition, trimmed)
-            _log.debug("trimmed", partition=str(self._at), events=trimmed, below=str(below))
+            bound_by = None if trim is None else trim.bound_by
+            _log.debug("trimmed", partition=str(self._at), events=trimmed, below=str(below), bound_by=bound_by)
 
-    async def _bound(self) -> Position | None:
+    async def _bound(self) -> Trim | None:
         world = self._world
         settings = self._settings
         edges = await world.log.edges(self._at, with_bytes=settings.retention_bytes is not None)

@@ -1,4 +1,4 @@
-"""The janitor: removes the data of deleted topics, ends the actors of what is gone, and has the store kept in shape.
+"""The janitor: removes data of deleted topics and history that has ended, and ends the actors of what is gone.
 
 A topic is first marked in PostgreSQL, so from then on nobody finds it; its streams and rows go afterwards, in small
 steps, by one node at a time. A node that dies over it is followed by another.
@@ -21,15 +21,17 @@ _log = structlog.get_logger(__name__)
 
 PERIOD = 1.0  # seconds
 CHUNK = 10_000  # rows removed in one transaction
-MAINTAIN = 3600.0  # seconds between the making of time partitions, which reach two days ahead
+MAINTAIN = 60.0  # seconds between looks for history that has ended, and for days that are to be made ahead of time
 
 Chore = Callable[[], Awaitable[None]]
+#: Keeps the store in shape, given the time in milliseconds; how many time partitions were dropped.
+Upkeep = Callable[[int], Awaitable[int]]
 
 
 class Janitor:
-    """One round a second. `sweep` ends actors of topics and groups that are gone; `maintain` is the store's hourly."""
+    """One round a second. `sweep` ends actors of topics and groups that are gone; `maintain` is the store's own."""
 
-    def __init__(self, world: World, sweep: Chore, maintain: Chore) -> None:
+    def __init__(self, world: World, sweep: Chore, maintain: Upkeep) -> None:
         self._world = world
         self._sweep = sweep
         self._maintain = maintain
@@ -37,7 +39,7 @@ class Janitor:
         self._seen: dict[int, int] = {}
 
     @classmethod
-    def spec(cls, world: World, sweep: Chore, maintain: Chore) -> ChildSpec:
+    def spec(cls, world: World, sweep: Chore, maintain: Upkeep) -> ChildSpec:
         return ChildSpec(id="janitor", actor=lambda: cls(world, sweep, maintain), grace=world.limits.grace(0.03))
 
     async def run(self, ctx: Context) -> None:
@@ -51,7 +53,7 @@ class Janitor:
             try:
                 await self._sweep()
                 if self._world.clock.monotonic() >= maintain_at:
-                    await self._maintain()
+                    self._world.meter.history_dropped(await self._maintain(self._world.clock.now_ms()))
                     maintain_at = self._world.clock.monotonic() + jittered(MAINTAIN)
                 for topic in list(self._world.board.topics.values()):
                     if topic.deleting and self._is_ours(topic) and not self._ends(ctx):

@@ -46,11 +46,14 @@ class Persister:
 
     def describe(self) -> dict[str, object]:
         cursor = self._copier.cursor if self._copier else None
+        trimmed = self._copier.trimmed if self._copier else None
         return {
             "state": self._state,
             "epoch": cursor.epoch if cursor else None,
             "generation": cursor.generation if cursor else None,
             "persisted_id": str(cursor.position) if cursor else None,
+            "trimmed_below": str(trimmed.below) if trimmed else None,
+            "trim_bound_by": trimmed.bound_by if trimmed else None,
         }
 
     async def run(self, ctx: Context) -> None:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from openstream_runtime.domain.ledger import Ledger
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import TopicSettings
+
+
+class Trim(NamedTuple):
+    """Entries below a position may go."""
+
+    below: Position
+    #: What set the bound: `retention_ms`, `retention_bytes`, `length`; `cursor`: they would go further, it does not.
+    bound_by: str
 
 
 def trim_below(
@@ -18,21 +28,21 @@ def trim_below(
     size: int | None,
     now_ms: int,
     default_retention_ms: int,
-) -> Position | None:
-    """The position below which entries may go, or None for nothing. The cursor bounds all of it.
+) -> Trim | None:
+    """How far a stream may be trimmed, or None for not at all. The cursor bounds all of it.
 
     `length` and `size` (bytes, when the topic bounds them) are the stream's, `target_len` the length to keep it to.
     Age is exact. A bound by length, or by bytes through the mean size, is exact to a batch of the ledger.
     """
     retention_ms = default_retention_ms if settings.retention_ms is None else settings.retention_ms
-    bound = Position(max(0, now_ms - retention_ms), 0)
-    keep = target_len
+    bound, by = Position(max(0, now_ms - retention_ms), 0), "retention_ms"
+    keep, kept_by = target_len, "length"
     if settings.retention_bytes is not None and size is not None and size > settings.retention_bytes:
-        keep = min(keep, length * settings.retention_bytes // size)
+        keep, kept_by = min((length * settings.retention_bytes // size, "retention_bytes"), (keep, kept_by))
     if length > keep:
-        bound = max(bound, _keeping(keep, first=first, ledger=ledger, length=length))
-    bound = min(bound, cursor.next())
-    return bound if bound > first else None
+        bound, by = max((bound, by), (_keeping(keep, first=first, ledger=ledger, length=length), kept_by))
+    bound, by = min((bound, by), (cursor.next(), "cursor"))
+    return Trim(bound, by) if bound > first else None
 
 
 def _keeping(keep: int, *, first: Position, ledger: Ledger, length: int) -> Position:

@@ -36,6 +36,8 @@ class Topic:
     created_ms: int = 0
     #: Being deleted: nothing may be appended or read any more.
     deleting: bool = False
+    #: Events before this time may be gone from PostgreSQL; from then on every partition is whole. 0: nothing is gone.
+    history_floor_ms: int = 0
 
     def all_partitions(self) -> list[TopicPartition]:
         return [TopicPartition(self.name, number) for number in range(self.partitions)]

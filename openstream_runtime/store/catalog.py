@@ -6,14 +6,14 @@ only for the length of a commit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from psycopg import sql
+from psycopg import errors, sql
 
 from openstream_runtime.domain.errors import Conflict, NotFound
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
-from openstream_runtime.store.partitions import TimePartitions, identifier
+from openstream_runtime.store.partitions import Place, TimePartitions, identifier, name_of
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
 
@@ -101,8 +101,9 @@ class PostgresCatalog:
             raise Conflict("the topic is not being deleted", topic=topic.name)
         left = max_rows
         # Day by day, each in a transaction of its own: no lock is held on hundreds of tables at once.
-        for name in await self._partitions.names():
-            left -= await self._pool.run(_purge_events(topic.id, name, left), deadline=self._pool.limits.write)
+        places, _ = await self._partitions.refresh()
+        for place in places:
+            left -= await self._pool.run(_purge_events(topic.id, place, left), deadline=self._pool.limits.write)
             if left <= 0:
                 return False
         left -= await self._pool.run(lambda connection: _count(connection, _PURGE_QUARANTINE, [topic.id, left]))
@@ -158,7 +159,7 @@ def _values(settings: TopicSettings) -> tuple[int | None, ...]:
 
 
 def _as_topic(row: tuple[Any, ...]) -> Topic:
-    return Topic(row[0], row[1], row[2], TopicSettings(*row[3:7]), row[7], row[8])
+    return Topic(row[0], row[1], row[2], TopicSettings(*row[3:7]), row[7], row[8], row[9])
 
 
 def _as_group(row: tuple[Any, ...]) -> Group:
@@ -179,10 +180,17 @@ async def _count(connection: Connection, statement: bytes | sql.Composed, values
     return (await connection.execute(statement, values)).rowcount
 
 
-def _purge_events(topic_id: int, name: str, limit: int) -> Any:
-    table = identifier(name)
+def _purge_events(topic_id: int, place: Place, limit: int) -> Callable[[Connection], Awaitable[int]]:
+    table = identifier(name_of(place))
     # By physical place: within one table it names a row, and it needs no second look into the index.
     statement = sql.SQL(
         "DELETE FROM {} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {} WHERE topic_id = %s LIMIT %s)) AND topic_id = %s"
     ).format(table, table)
-    return lambda connection: _count(connection, statement, [topic_id, limit, topic_id])
+
+    async def purge(connection: Connection) -> int:
+        try:
+            return await _count(connection, statement, [topic_id, limit, topic_id])
+        except errors.UndefinedTable:
+            return 0  # dropped since we looked, with all that was in it
+
+    return purge

@@ -14,10 +14,11 @@ Key = tuple[int, int]
 
 @dataclass(slots=True)
 class Move:
-    """A cursor that moves, and over how many events."""
+    """A cursor that moves, over how many events, and the time in the id of the first of them."""
 
     upto: Position
     events: int
+    first_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +55,6 @@ def judge(batches: Sequence[PersistBatch], cursors: Mapping[Key, Cursor]) -> Ver
         move = moves.setdefault(key, Move(batch.after, 0))
         move.upto = batch.upto
         move.events += len(batch.events)
+        if move.first_ms is None and batch.events:
+            move.first_ms = batch.events[0].position.ms
     return Verdict(live, moves)

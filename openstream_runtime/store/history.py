@@ -14,17 +14,20 @@ from typing import Any
 import anyio
 
 from openstream_runtime.domain.events import StoredEvent
-from openstream_runtime.domain.history import Span
+from openstream_runtime.domain.history import Span, last_at
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.ports import HistoryPage
+from openstream_runtime.store.partitions import DAY_MS, LAST_DAY, day_in
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
 
 _PAGE, _PAGE_OF_KEY = query("history_page"), query("history_page_of_key")
-_FLOOR, _FLOORS = query("floor"), query("floors")
+_WHEREABOUTS, _FLOOR, _FLOORS = query("whereabouts"), query("floor"), query("floors")
 _AT, _COUNT = query("history_at"), query("history_count")
 #: Rows looked at for one page when most of them may be of another type.
 SCAN = 5_000
+#: Days one statement covers. A page that is not full yet looks further, four times as far, and so often at most.
+DAYS, MOST_DAYS, LOOKS = 2, 64, 5
 #: Pages read at the same time: of the pool's eight connections most stay with those who write.
 AT_ONCE = 3
 
@@ -37,37 +40,39 @@ class PostgresHistory:
         self._turns = anyio.Semaphore(AT_ONCE)
 
     async def page(self, topic_id: int, partition: int, span: Span, *, count: int, max_bytes: int) -> HistoryPage:
-        scan = count if span.event_type is None else max(count, SCAN)
-        values = {
-            "topic_id": topic_id,
-            "partition": partition,
-            "first_ms": span.first.ms,
-            "first_seq": span.first.seq,
-            "last_ms": span.last.ms,
-            "last_seq": span.last.seq,
-            "event_type": span.event_type,
-            "count": count,
-            "max_bytes": max_bytes,
-            "scan": scan,
-        }
-        statement = _PAGE
-        if span.key is not None:
-            statement, values["key"] = _PAGE_OF_KEY, span.key
         if "\0" in (span.key or "") or "\0" in (span.event_type or ""):
             return HistoryPage([], span.last, ZERO)  # no stored text holds one, and none may be asked for
+        values = {"topic_id": topic_id, "partition": partition, "event_type": span.event_type, "key": span.key}
+        statement = _PAGE if span.key is None else _PAGE_OF_KEY
 
-        async def fetch(connection: Connection) -> tuple[list[tuple[Any, ...]], Position]:
-            # Not prepared: a plan made for these very values knows the days it needs and how few rows are wanted.
-            found = await connection.execute(statement, values, prepare=False, binary=True)
-            rows = await found.fetchall()
+        async def fetch(connection: Connection) -> HistoryPage:
+            events: list[StoredEvent] = []
+            first, days, room = span.first, DAYS, max_bytes
+            for _ in range(LOOKS):
+                first, last = await _window(connection, topic_id, partition, first, span.last, days)
+                bounds = {"first_ms": first.ms, "first_seq": first.seq, "last_ms": last.ms, "last_seq": last.seq}
+                left = count - len(events)
+                scan = left if span.event_type is None else max(left, SCAN)
+                limits = {"count": left, "max_bytes": room, "scan": scan}
+                # Not prepared: a plan made for these very values knows the days it needs and how few rows are wanted.
+                found = await connection.execute(statement, values | bounds | limits, prepare=False, binary=True)
+                rows = await found.fetchall()
+                events += [StoredEvent(Position(row[0], row[1]), *row[2:7]) for row in rows if row[7]]
+                if rows:
+                    ms, seq, *_, number, size = rows[-1]
+                    room -= int(size)
+                    if number == scan or len(events) == count or room <= 0:
+                        last = Position(ms, seq)
+                        break
+                if last >= span.last:
+                    break
+                first, days = last.next(), min(days * 4, MOST_DAYS)
             # Only now: what was dropped before the rows were read is below this floor.
             floor = await (await connection.execute(_FLOOR, [topic_id, partition])).fetchone()
-            return rows, ZERO if floor is None else Position(*floor)
+            return HistoryPage(events, last, ZERO if floor is None else Position(*floor))
 
         async with self._turns:
-            rows, floor = await self._pool.run(fetch)
-        events = [StoredEvent(Position(row[0], row[1]), *row[2:7]) for row in rows if row[7]]
-        return HistoryPage(events, _reach(rows, span, count=count, max_bytes=max_bytes, scan=scan), floor)
+            return await self._pool.run(fetch)
 
     async def at(self, topic_id: int, partition: int, positions: Sequence[Position]) -> Mapping[Position, StoredEvent]:
         if not positions:
@@ -115,11 +120,20 @@ class PostgresHistory:
         return await self._pool.run(fetch)
 
 
-def _reach(rows: list[tuple[Any, ...]], span: Span, *, count: int, max_bytes: int, scan: int) -> Position:
-    """How far a page reaches: to its last row when something cut it there, else to the end of the span."""
-    if not rows:
-        return span.last
-    ms, seq, *_, number, size = rows[-1]
-    matching = sum(1 for row in rows if row[7])
-    cut = number == scan or matching == count or size >= max_bytes
-    return Position(ms, seq) if cut else span.last
+async def _window(
+    connection: Connection, topic_id: int, partition: int, first: Position, last: Position, days: int
+) -> tuple[Position, Position]:
+    """The bounds of one statement: not below the floor, and over so many days at most of those there are.
+
+    A plan locks and opens all it names, before it reads a row: over years of days that alone would take long.
+    """
+    values = {"topic_id": topic_id, "partition": partition, "ms": first.ms, "seq": first.seq, "days": days}
+    found = await connection.execute(_WHEREABOUTS, values)
+    row = await found.fetchone()
+    if row is None:
+        return first, last
+    first = Position(row[0], row[1])
+    days_there = [day for name in row[2] if (day := day_in(name)) is not None]
+    if len(row[2]) < days or not days_there or days_there[-1] >= LAST_DAY:
+        return first, last
+    return first, min(last, last_at((days_there[-1] + 1) * DAY_MS - 1))

@@ -1,15 +1,15 @@
-"""Time partitions of the events table: one for each day of `ms`, made ahead of time and on demand.
+"""Time partitions of the events table: one for each day of `ms`, in it one for each class of history that is written.
 
-A day is made in a short transaction of its own: the table is created apart and then attached, which readers and
-writers of the other days do not notice (SHARE UPDATE EXCLUSIVE). Table names are made of integers only: the number of
-days since 1970, padded so that they sort.
+Made ahead of time and on demand, in a short transaction: a table is created apart and then attached, which readers and
+writers of other days do not notice (SHARE UPDATE EXCLUSIVE). Names are made of integers only, padded so that they sort:
+days since 1970, and the class, which is the topic's history in whole days.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import structlog
 from psycopg import sql
@@ -21,18 +21,56 @@ from openstream_runtime.store.queries import query
 
 DAY_MS = 86_400_000
 LAST_DAY = (2**63 - 1) // DAY_MS
+#: The class of what is kept for ever.
+FOR_EVER = 0
+#: What fits a smallint. A longer history shares this class, and all the same ends at its own floor.
+LAST_CLASS = 2**15 - 1
 #: Today and so many days more exist ahead of time, so that midnight costs nobody a wait.
 DAYS_AHEAD = 2
 
-_TIME_PARTITIONS, _LOCK_DAY, _TODAY = query("time_partitions"), query("lock_day"), query("today")
-_NAME = re.compile(r"event_log_d([0-9]{12})", re.ASCII)
-#: First key of the advisory lock under which a day is made; the day is the second.
+_TIME_PARTITIONS, _IS_ATTACHED = query("time_partitions"), query("is_attached")
+_LOCK_DAY, _NOW, _HISTORIES = query("lock_day"), query("server_ms"), query("histories")
+_EVENTS = sql.Identifier("openstream", "event_log")
+_NAME = re.compile(r"event_log_d([0-9]{12})(?:_k([0-9]{5}))?", re.ASCII)
+#: First key of the advisory lock under which a day is made and dropped; the day is the second.
 _LOCK = 0x6F73_7464
 _log = structlog.get_logger(__name__)
 
 
-def name_of(day: int) -> str:
+class Place(NamedTuple):
+    """Where rows lie: a day, and in it a class of history."""
+
+    day: int
+    keep: int
+
+    @property
+    def end_ms(self) -> int:
+        return (self.day + 1) * DAY_MS
+
+
+def class_of(history_ms: int | None) -> int:
+    """A topic's history in whole days, rounded up."""
+    if history_ms is None:
+        return FOR_EVER
+    return min(max(1, -(-history_ms // DAY_MS)), LAST_CLASS)
+
+
+def day_of(ms: int) -> int:
+    return min(max(ms, 0) // DAY_MS, LAST_DAY)
+
+
+def day_name(day: int) -> str:
     return f"event_log_d{day:012d}"
+
+
+def day_in(name: str) -> int | None:
+    """The day a table of that name stands for; None for what is none of ours."""
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+def name_of(place: Place) -> str:
+    return f"{day_name(place.day)}_k{place.keep:05d}"
 
 
 def identifier(name: str) -> sql.Identifier:
@@ -42,50 +80,69 @@ def identifier(name: str) -> sql.Identifier:
     return sql.Identifier("openstream", name)
 
 
+async def lock_day(connection: Connection, day: int) -> None:
+    """One node makes or drops what belongs to a day, the others wait here, at most lock_timeout."""
+    await connection.execute(_LOCK_DAY, [_LOCK, day % 2**31])
+
+
+async def is_attached(connection: Connection, name: str, parent: str) -> bool:
+    return bool(await fetch(connection, _IS_ATTACHED, [f"openstream.{name}", f"openstream.{parent}"]))
+
+
 class TimePartitions:
-    """Which days are known to exist. Several nodes may make the same day at once."""
+    """Which places are known to exist. Several nodes may make the same one at once."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._known: set[int] = set()
+        self._known: set[Place] = set()
 
-    async def names(self) -> list[str]:
-        """Every time partition of ours that is attached, oldest first; and remember them."""
-        rows = await self._pool.run(lambda connection: _fetch(connection, _TIME_PARTITIONS))
-        ours = [match for (name,) in rows if (match := _NAME.fullmatch(str(name)))]
-        self._known = {int(match[1]) for match in ours}
-        return [match[0] for match in ours]
+    async def refresh(self) -> tuple[list[Place], list[int]]:
+        """Every place of ours that is attached, oldest first, and remember them; and the days that hold none."""
+        places: list[Place] = []
+        empty: list[int] = []
+        for day_table, table in await self._pool.run(lambda connection: fetch(connection, _TIME_PARTITIONS)):
+            day = _NAME.fullmatch(day_table)
+            if day is None or day[2] is not None:
+                continue  # an operator's own
+            match = None if table is None else _NAME.fullmatch(table)
+            if match is not None and match[2] is not None:
+                places.append(Place(int(match[1]), int(match[2])))
+            elif table is None:
+                empty.append(int(day[1]))
+        self._known = set(places)
+        return places, empty
 
-    async def ensure(self, days: Iterable[int]) -> None:
-        """Make the days that are not known yet. Raises Unavailable."""
-        for day in sorted(set(days) - self._known):
-            await self._make(day)
-            self._known.add(day)
+    def missing(self, places: Iterable[Place]) -> set[Place]:
+        """Those not known to exist."""
+        return set(places) - self._known
+
+    async def ensure(self, places: Iterable[Place]) -> None:
+        """Make the places that are not known yet. Raises Unavailable."""
+        for place in sorted(self.missing(places)):
+            await self._make(place)
+            self._known.add(place)
 
     async def ahead(self) -> None:
-        """Make today, by PostgreSQL's clock, and the days after it."""
-        ((today,),) = await self._pool.run(lambda connection: _fetch(connection, _TODAY))
-        await self.ensure(range(int(today), int(today) + DAYS_AHEAD + 1))
+        """Make today, by PostgreSQL's clock, and the days after it, for every class some topic has now."""
+        await self.refresh()  # somebody may have dropped one
+        ((now_ms,),) = await self._pool.run(lambda connection: fetch(connection, _NOW))
+        histories = await self._pool.run(lambda connection: fetch(connection, _HISTORIES))
+        classes = {class_of(history_ms) for (history_ms,) in histories}
+        await self.ensure(Place(day_of(now_ms) + n, keep) for n in range(DAYS_AHEAD + 1) for keep in classes)
 
-    async def _make(self, day: int) -> None:
-        name = name_of(day)
+    async def _make(self, place: Place) -> None:
+        day, name = day_name(place.day), name_of(place)
+        until = sql.SQL("MAXVALUE") if place.day >= LAST_DAY else sql.Literal(place.end_ms)
+        of_the_day = sql.SQL("FROM ({}) TO ({})").format(sql.Literal(place.day * DAY_MS), until)
+        of_the_class = sql.SQL("IN ({})").format(sql.Literal(place.keep))
 
         async def make(connection: Connection) -> bool:
-            # One node makes it, the others wait here (at most lock_timeout) and then find it made.
-            await connection.execute(_LOCK_DAY, [_LOCK, day % 2**31])
-            if (name,) in await _fetch(connection, _TIME_PARTITIONS):
+            await lock_day(connection, place.day)
+            if not await is_attached(connection, day, "event_log"):
+                await _attach(connection, day, _EVENTS, of_the_day, sql.SQL("PARTITION BY LIST (keep)"))
+            if await is_attached(connection, name, day):
                 return False
-            table = identifier(name)
-            # IF NOT EXISTS: an operator may have detached the day; a late event then brings it back.
-            await connection.execute(
-                sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE openstream.event_log INCLUDING ALL)").format(table)
-            )
-            bound = sql.SQL("MAXVALUE") if day >= LAST_DAY else sql.Literal((day + 1) * DAY_MS)
-            await connection.execute(
-                sql.SQL("ALTER TABLE openstream.event_log ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-                    table, sql.Literal(day * DAY_MS), bound
-                )
-            )
+            await _attach(connection, name, identifier(day), of_the_class, sql.SQL(""))
             return True
 
         try:
@@ -97,5 +154,18 @@ class TimePartitions:
             _log.info("made a time partition", table=name)
 
 
-async def _fetch(connection: Connection, statement: bytes) -> list[tuple[Any, ...]]:
-    return await (await connection.execute(statement)).fetchall()
+async def _attach(
+    connection: Connection, name: str, parent: sql.Identifier, bounds: sql.Composed, divided: sql.SQL
+) -> None:
+    table = identifier(name)
+    # IF NOT EXISTS: an operator may have detached it; a late event then brings it back.
+    await connection.execute(
+        sql.SQL("CREATE TABLE IF NOT EXISTS {} (LIKE openstream.event_log INCLUDING ALL) {}").format(table, divided)
+    )
+    await connection.execute(sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES {}").format(parent, table, bounds))
+
+
+async def fetch(
+    connection: Connection, statement: bytes | sql.Composed, values: Sequence[object] | Mapping[str, object] = ()
+) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(statement, values)).fetchall()

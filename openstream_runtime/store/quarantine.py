@@ -35,10 +35,14 @@ class Row(NamedTuple):
 
 
 class Sieve:
-    """Writes the rows of one transaction; afterwards `refused` says how many of each batch were not kept."""
+    """Writes the rows of one transaction; afterwards `refused` says how many of each batch were not kept.
 
-    def __init__(self, connection: Connection) -> None:
+    `keeps`: the class of each topic's history.
+    """
+
+    def __init__(self, connection: Connection, keeps: Mapping[int, int]) -> None:
         self._connection = connection
+        self._keeps = keeps
         self.refused: Counter[int] = Counter()
 
     async def write(self, live: Mapping[int, PersistBatch]) -> None:
@@ -64,7 +68,8 @@ class Sieve:
             return
         await self._connection.execute("SAVEPOINT sieve")
         try:
-            await copy(self._connection, [(batch, [row.event for row in group]) for batch, group in _by_batch(part)])
+            parts = [(batch, [row.event for row in group]) for batch, group in _by_batch(part)]
+            await copy(self._connection, parts, self._keeps)
         except psycopg.Error as error:
             if not is_refused_row(error) or is_missing_day(error):
                 raise
@@ -134,11 +139,14 @@ def _by_batch(part: Sequence[Row]) -> list[tuple[PersistBatch, list[Row]]]:
     return [(group[0].batch, group) for group in groups]
 
 
-async def copy(connection: Connection, parts: Sequence[tuple[PersistBatch, Sequence[StoredEvent]]]) -> None:
+async def copy(
+    connection: Connection, parts: Sequence[tuple[PersistBatch, Sequence[StoredEvent]]], keeps: Mapping[int, int]
+) -> None:
     """All rows in one COPY. Raises psycopg.Error, or one of rows.UNENCODABLE; the transaction is then broken."""
     async with connection.cursor() as cursor, cursor.copy(_COPY) as out:
         await out.write(rows.HEADER)
         for batch, events in parts:
-            for block in rows.blocks(batch.topic_id, batch.partition, batch.generation, events):
+            keep = keeps[batch.topic_id]
+            for block in rows.blocks(batch.topic_id, batch.partition, batch.generation, keep, events):
                 await out.write(block)
         await out.write(rows.TRAILER)

@@ -2,21 +2,24 @@
 
 -- name: lock_cursors
 -- In key order, so that two writers never wait for each other in a circle.
-SELECT p.topic_id, p.partition, p.epoch, p.generation, p.last_ms, p.last_seq, p.closed
+-- The topic's history comes along: whatever a node believes, rows are written into the class that is set at this moment.
+SELECT p.topic_id, p.partition, p.epoch, p.generation, p.last_ms, p.last_seq, p.closed, t.history_ms
 FROM openstream.partitions p
-JOIN unnest(%s::integer[], %s::integer[]) AS k (topic_id, partition) USING (topic_id, partition)
+JOIN openstream.topics t ON t.id = p.topic_id
+JOIN unnest(%s::integer[], %s::integer[]) AS k (topic_id, partition) ON (k.topic_id, k.partition) = (p.topic_id, p.partition)
 ORDER BY p.topic_id, p.partition
 FOR NO KEY UPDATE OF p
 
 -- name: move_cursors
 UPDATE openstream.partitions p
-SET last_ms = u.ms, last_seq = u.seq, n = p.n + u.n, updated_at = now()
-FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::bigint[], %s::bigint[]) AS u (topic_id, partition, ms, seq, n)
+SET last_ms = u.ms, last_seq = u.seq, n = p.n + u.n, updated_at = now(), first_ms = coalesce(p.first_ms, u.first_ms)
+FROM unnest(%s::integer[], %s::integer[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+     AS u (topic_id, partition, ms, seq, n, first_ms)
 WHERE p.topic_id = u.topic_id AND p.partition = u.partition
 
 -- name: copy_events
-COPY openstream.event_log (topic_id, partition, generation, idx, ms, seq, timestamp_ms, event_type, partition_key,
-                           payload, headers)
+COPY openstream.event_log (topic_id, partition, generation, idx, keep, ms, seq, timestamp_ms, event_type,
+                           partition_key, payload, headers)
 FROM STDIN (FORMAT BINARY)
 
 -- name: stored_between
@@ -79,13 +82,15 @@ UPDATE openstream.catalog_version SET version = version + 1
 
 -- name: topics
 SELECT id, name, partitions, retention_ms, retention_bytes, history_ms, max_stream_len,
-       (extract(epoch FROM created_at) * 1000)::bigint, deleting_at IS NOT NULL
+       (extract(epoch FROM created_at) * 1000)::bigint, deleting_at IS NOT NULL,
+       coalesce((SELECT max(floor_ms) FROM openstream.partitions WHERE topic_id = id), 0)
 FROM openstream.topics
 ORDER BY name
 
 -- name: topic
 SELECT id, name, partitions, retention_ms, retention_bytes, history_ms, max_stream_len,
-       (extract(epoch FROM created_at) * 1000)::bigint, deleting_at IS NOT NULL
+       (extract(epoch FROM created_at) * 1000)::bigint, deleting_at IS NOT NULL,
+       coalesce((SELECT max(floor_ms) FROM openstream.partitions WHERE topic_id = id), 0)
 FROM openstream.topics
 WHERE name = %s
 
@@ -165,17 +170,79 @@ USING openstream.topics t
 WHERE t.id = g.topic_id AND t.deleting_at IS NULL AND g.topic_id = %s AND g.name = %s
 
 -- name: time_partitions
-SELECT c.relname
-FROM pg_catalog.pg_inherits i
-JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'openstream.event_log'::regclass
-ORDER BY c.relname
+-- Days, and what each is divided into.
+SELECT day.relname, part.relname
+FROM pg_catalog.pg_inherits d
+JOIN pg_catalog.pg_class day ON day.oid = d.inhrelid
+LEFT JOIN pg_catalog.pg_inherits p ON p.inhparent = d.inhrelid
+LEFT JOIN pg_catalog.pg_class part ON part.oid = p.inhrelid
+WHERE d.inhparent = 'openstream.event_log'::regclass
+ORDER BY day.relname, part.relname
+
+-- name: is_attached
+SELECT 1 FROM pg_catalog.pg_inherits WHERE inhrelid = to_regclass(%s) AND inhparent = to_regclass(%s)
+
+-- name: histories
+SELECT DISTINCT history_ms FROM openstream.topics WHERE deleting_at IS NULL
 
 -- name: lock_day
 SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)
 
--- name: today
-SELECT (extract(epoch FROM now()) * 1000)::bigint / 86400000
+-- name: server_ms
+SELECT (extract(epoch FROM now()) * 1000)::bigint
+
+-- name: try_lock_expiry
+SELECT 1 WHERE pg_catalog.pg_try_advisory_xact_lock(%s)
+
+-- name: haste
+-- Who comes after somebody that waits for an exclusive lock waits as well: so we do not wait long. And tables are looked
+-- into by their index, whatever the statistics say: in the middle of one nothing says that a topic has no row.
+SELECT set_config('lock_timeout', '100ms', true), set_config('enable_seqscan', 'off', true)
+
+-- name: raise_floors
+-- To where the history ends now, and never beyond the cursor. In steps of a part of the history, so that no row is
+-- touched for a moment's sake. Partitions that are being written, and topics that are being altered, have their turn in
+-- the next round: nobody waits for this.
+WITH due AS (
+    SELECT p.topic_id, p.partition, target.ms, target.seq, t.name
+    FROM openstream.partitions p
+    JOIN openstream.topics t ON t.id = p.topic_id
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN ends_ms <= p.last_ms THEN ends_ms
+                    WHEN p.last_seq < 9223372036854775807 THEN p.last_ms ELSE p.last_ms + 1 END AS ms,
+               CASE WHEN ends_ms <= p.last_ms OR p.last_seq = 9223372036854775807 THEN 0
+                    ELSE p.last_seq + 1 END AS seq,
+               ends_ms > p.last_ms AS is_all
+        FROM (VALUES (%(now_ms)s::bigint - t.history_ms)) AS history (ends_ms)
+    ) target
+    WHERE t.history_ms IS NOT NULL AND t.deleting_at IS NULL AND NOT p.closed
+      AND (p.first_ms, 0) < (target.ms, target.seq)
+      AND (target.ms, target.seq) > (p.floor_ms, p.floor_seq)
+      AND (target.is_all OR target.ms - p.floor_ms >= t.history_ms / 64)
+    FOR NO KEY UPDATE OF p SKIP LOCKED FOR SHARE OF t SKIP LOCKED
+)
+UPDATE openstream.partitions p
+SET floor_ms = due.ms, floor_seq = due.seq
+FROM due
+WHERE p.topic_id = due.topic_id AND p.partition = due.partition
+RETURNING due.name, due.ms
+
+-- name: outlived
+-- For each partition the time below which it needs no row: its floor, or all when its floor is past its last event; and
+-- never more than its topic's history says now, which may have been made longer since the floor was raised.
+SELECT p.topic_id, p.partition,
+       CASE WHEN t.history_ms IS NULL THEN 0
+            WHEN (p.floor_ms, p.floor_seq) > (p.last_ms, p.last_seq) THEN %(now_ms)s::bigint - t.history_ms
+            ELSE least(p.floor_ms, %(now_ms)s::bigint - t.history_ms) END
+FROM openstream.partitions p
+JOIN openstream.topics t ON t.id = p.topic_id
+WHERE NOT p.closed
+
+-- name: divisions
+SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = to_regclass(%s)
+
+-- name: size
+SELECT pg_total_relation_size(to_regclass(%s))
 
 -- name: settle_session
 -- Never less than a commit on disk, and never less than the operator asked for.
@@ -248,6 +315,21 @@ WHERE bytes - CASE WHEN matches THEN size ELSE 0 END < %(max_bytes)s
   AND (matches OR number = %(scan)s)
 ORDER BY ms, seq
 
+-- name: whereabouts
+-- Where a reading of a partition from some position on begins, and the next days there are from there on.
+SELECT at.ms, at.seq,
+       ARRAY(SELECT c.relname::text
+             FROM pg_catalog.pg_inherits i
+             JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+             WHERE i.inhparent = 'openstream.event_log'::regclass
+               AND c.relname >= ('event_log_d' || lpad((at.ms / 86400000)::text, 12, '0'))::name
+             ORDER BY c.relname
+             LIMIT %(days)s)
+FROM openstream.partitions p
+CROSS JOIN LATERAL (SELECT r.ms, r.seq FROM (VALUES (floor_ms, floor_seq), (%(ms)s::bigint, %(seq)s::bigint)) r (ms, seq)
+                    ORDER BY r.ms DESC, r.seq DESC LIMIT 1) at
+WHERE topic_id = %(topic_id)s AND partition = %(partition)s
+
 -- name: floor
 SELECT floor_ms, floor_seq FROM openstream.partitions WHERE topic_id = %s AND partition = %s
 
@@ -262,6 +344,8 @@ JOIN openstream.event_log e USING (ms, seq)
 WHERE e.topic_id = %(topic_id)s AND e.partition = %(partition)s AND e.idx = 0
   AND e.generation = (SELECT generation FROM openstream.partitions
                       WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND NOT closed)
+  AND (e.ms, e.seq) >= (SELECT floor_ms, floor_seq FROM openstream.partitions
+                        WHERE topic_id = %(topic_id)s AND partition = %(partition)s)
   AND e.ms BETWEEN %(first_ms)s AND %(last_ms)s
 ORDER BY e.ms, e.seq
 
@@ -271,6 +355,8 @@ FROM openstream.event_log
 WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND idx = 0
   AND generation = (SELECT generation FROM openstream.partitions
                     WHERE topic_id = %(topic_id)s AND partition = %(partition)s AND NOT closed)
+  AND (ms, seq) >= (SELECT floor_ms, floor_seq FROM openstream.partitions
+                    WHERE topic_id = %(topic_id)s AND partition = %(partition)s)
   AND ms BETWEEN %(after_ms)s AND %(upto_ms)s
   AND (ms, seq) > (%(after_ms)s, %(after_seq)s) AND (ms, seq) <= (%(upto_ms)s, %(upto_seq)s)
 

@@ -20,15 +20,15 @@ TRAILER = b"\xff\xff"
 #: Encoded and sent in blocks of so many rows, so that a big batch neither doubles in memory nor holds the event loop.
 BLOCK_ROWS = 1000
 
-_FIXED = Struct(">hiiiiiiii")  # 11 columns; topic_id, partition, generation, idx, each behind its length
+_FIXED = Struct(">hiiiiiiihih")  # 12 columns; topic_id, partition, generation, idx, keep, each behind its length
 _ROW = Struct(">iqiqiqi")  # ms, seq, timestamp_ms behind their lengths; the length of event_type
 _LENGTH = Struct(">i").pack
 _NULL = _LENGTH(-1)
 
 
-def encode(topic_id: int, partition: int, generation: int, events: Iterable[StoredEvent]) -> bytes:
+def encode(topic_id: int, partition: int, generation: int, keep: int, events: Iterable[StoredEvent]) -> bytes:
     """The rows of these events, in the order of the columns of `copy_events`. Raises one of UNENCODABLE."""
-    fixed = _FIXED.pack(11, 4, topic_id, 4, partition, 4, generation, 4, 0)
+    fixed = _FIXED.pack(12, 4, topic_id, 4, partition, 4, generation, 2, 0, 2, keep)
     pack = _ROW.pack
     length = _LENGTH
     parts: list[bytes] = []
@@ -61,16 +61,16 @@ def encode(topic_id: int, partition: int, generation: int, events: Iterable[Stor
     return b"".join(parts)
 
 
-def blocks(topic_id: int, partition: int, generation: int, events: Sequence[StoredEvent]) -> Iterator[bytes]:
+def blocks(topic_id: int, partition: int, generation: int, keep: int, events: Sequence[StoredEvent]) -> Iterator[bytes]:
     """The same in blocks of at most BLOCK_ROWS rows."""
     for start in range(0, len(events), BLOCK_ROWS):
-        yield encode(topic_id, partition, generation, events[start : start + BLOCK_ROWS])
+        yield encode(topic_id, partition, generation, keep, events[start : start + BLOCK_ROWS])
 
 
 def defect(event: StoredEvent) -> str | None:
     """Why PostgreSQL would refuse this event, as far as it can be told without asking; None when it should do."""
     try:
-        encode(0, 0, 0, [event])
+        encode(0, 0, 0, 0, [event])
     except UnicodeEncodeError:
         return "event_type or partition_key is no Unicode text (a lone surrogate)"
     except StructError:

@@ -29,6 +29,7 @@ from openstream_runtime.store.errors import (
     unknown,
 )
 from openstream_runtime.store.pool import Connection, Limits, connect_arguments
+from openstream_runtime.store.roles import ensure_reader
 
 _FILE = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql", re.ASCII)
 _OLDEST_SERVER = 140_000
@@ -108,9 +109,17 @@ async def migrate(
             while True:
                 step = await _step(connection, known, say)
                 if step is None:
+                    await _give_rights(connection)
                     return done
                 done += step
     raise unavailable("another node holds the migration lock for too long")
+
+
+async def _give_rights(connection: Connection) -> None:
+    try:
+        await ensure_reader(connection)
+    except psycopg.Error as error:
+        raise translate(error) from error
 
 
 async def check_schema(connection: Connection) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from openstream_runtime.store.catalog import PostgresCatalog
 from openstream_runtime.store.event_store import PostgresEvents
+from openstream_runtime.store.expiry import Expiry
 from openstream_runtime.store.history import PostgresHistory
 from openstream_runtime.store.partitions import TimePartitions
 from openstream_runtime.store.pool import Limits, Pool, open_pool
@@ -27,10 +28,15 @@ class Store:
     replays: PostgresReplays
     _pool: Pool
     _partitions: TimePartitions
+    _expiry: Expiry
 
-    async def maintain(self) -> None:
-        """Make the time partitions of the next days. Every hour or so; events do not wait for it. Unavailable."""
+    async def maintain(self, now_ms: int) -> int:
+        """Make the time partitions of the next days, and drop those that were outlived at `now_ms`; how many.
+
+        Every minute or so; events do not wait for it. Raises Unavailable.
+        """
         await self._partitions.ahead()
+        return await self._expiry.round(now_ms)
 
     def stats(self) -> Mapping[str, int]:
         """The pool's counters. Never waits."""
@@ -61,7 +67,6 @@ async def open_store(
     ) as pool:
         await pool.run(check_schema)
         partitions = TimePartitions(pool)
-        await partitions.names()
         await partitions.ahead()
         yield Store(
             PostgresEvents(pool, partitions),
@@ -71,4 +76,5 @@ async def open_store(
             PostgresReplays(pool),
             pool,
             partitions,
+            Expiry(pool, partitions),
         )

@@ -101,6 +101,9 @@ class Metrics:
         self._trimmed = counter(
             "openstream_trimmed_total", "Persisted events trimmed from a partition's stream.", _TOPIC_PARTITION
         )
+        self._history_dropped = counter(
+            "openstream_history_dropped_total", "Time partitions of the history dropped by this node, outlived by all."
+        )
         self._commit_events = histogram(
             "openstream_store_commit_events", "Events committed to PostgreSQL in one transaction.", _BATCH_EVENTS
         )
@@ -200,6 +203,9 @@ class Metrics:
 
     def trimmed(self, topic: str, partition: int, events: int) -> None:
         self._trims.add((topic, partition), events)
+
+    def history_dropped(self, tables: int) -> None:
+        self._history_dropped.inc(tables)
 
     def lease(self, change: str) -> None:
         self._changes[change].inc()

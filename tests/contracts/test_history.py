@@ -137,11 +137,34 @@ async def test_nothing_is_found_of_an_unknown_partition_or_a_deleted_topic(store
 async def test_the_floor_says_below_what_events_may_be_gone(store: StoreUnderTest) -> None:
     topic = await filled(store, [event(n) for n in range(1, 10)], partition=1)
     assert await store.history.floors(topic.id) == {0: ZERO, 1: ZERO}
-    await store.drop_below(topic.id, 1, Position(5, 0))
+    await store.raise_floor(topic.id, 1, Position(5, 0))
     assert await store.history.floors(topic.id) == {0: ZERO, 1: Position(5, 0)}
-    found = await store.history.page(topic.id, 1, Span(Position(2, 0)), count=10, max_bytes=PLENTY)
-    assert found.floor == Position(5, 0)
-    assert [one.position.ms for one in found.events] == [5, 6, 7, 8, 9]
+    for _ in range(2):  # what is below it is not shown, whether it is there or not
+        found = await store.history.page(topic.id, 1, Span(Position(2, 0)), count=3, max_bytes=PLENTY)
+        assert found.floor == Position(5, 0)
+        assert [one.position.ms for one in found.events] == [5, 6, 7]
+        below = await store.history.page(topic.id, 1, Span(last=Position(4, 9), key="user-1"), count=3, max_bytes=1)
+        assert (list(below.events), below.upto, below.floor) == ([], Position(4, 9), Position(5, 0))
+        here = await store.history.at(topic.id, 1, [Position(4, 0), Position(5, 0)])
+        assert list(here) == [Position(5, 0)]
+        assert await store.history.count(topic.id, 1, Position(2, 0), Position(8, 0)) == 4
+        await store.drop_below(topic.id, 1, Position(5, 0))
+
+
+async def test_a_topic_says_from_when_on_all_its_partitions_are_whole(store: StoreUnderTest) -> None:
+    topic = await filled(store, [event(n) for n in range(1, 10)], partition=1)
+
+    async def said() -> tuple[int, ...]:
+        one = await store.catalog.topic(topic.name)
+        assert one is not None
+        listed = [other for other in await store.catalog.topics() if other.id == topic.id]
+        return one.history_floor_ms, *(other.history_floor_ms for other in listed)
+
+    assert await said() == (0, 0)
+    await store.raise_floor(topic.id, 1, Position(5, 0))
+    assert await said() == (5, 5), "in the other one nothing is gone"
+    await store.raise_floor(topic.id, 0, Position(3, 4))
+    assert await said() == (5, 5)
 
 
 async def test_events_are_found_by_their_positions_and_counted_between_two(store: StoreUnderTest) -> None:

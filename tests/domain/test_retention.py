@@ -52,7 +52,8 @@ class Case:
             "now_ms": NOW,
             "default_retention_ms": self.default_retention_ms,
         }
-        return trim_below(changed.pop("settings", self.settings), **(known | changed))
+        trim = trim_below(changed.pop("settings", self.settings), **(known | changed))
+        return trim and trim.below
 
     def keep(self) -> int:
         """How many may stay when length and bytes have their way."""
@@ -121,14 +122,14 @@ def test_a_stream_that_is_too_long_and_persisted_gets_down_to_about_its_target(c
     for position in case.stream[case.persisted :]:
         ledger.add(position, 1)
     for _ in range(2 * total):
-        bound = trim_below(
+        trim = trim_below(
             TopicSettings(retention_ms=3 * NOW), first=stream[0], cursor=case.stream[-1], ledger=ledger,
             length=len(stream), target_len=case.target_len, size=None, now_ms=NOW, default_retention_ms=0,
         )  # fmt: skip
-        if bound is None:
+        if trim is None:
             break
-        del stream[: bisect_left(stream, bound)]
-        ledger.forget(bound)
+        del stream[: bisect_left(stream, trim.below)]
+        ledger.forget(trim.below)
         if not stream:
             break
     assert len(stream) <= case.target_len + GRAIN
@@ -141,17 +142,40 @@ def test_a_burst_and_then_a_trickle_keeps_as_many_as_it_may() -> None:
     for start in range(0, len(stream), 2_000):
         batch = stream[start : start + 2_000]
         ledger.add(batch[-1], len(batch))
-    bound = trim_below(
+    trim = trim_below(
         TopicSettings(retention_ms=HOUR), first=stream[0], cursor=stream[-1], ledger=ledger, length=len(stream),
         target_len=100_000, size=None, now_ms=NOW, default_retention_ms=0,
     )  # fmt: skip
-    assert bound is None  # a whole batch would be too much
-    bound = trim_below(
+    assert trim is None  # a whole batch would be too much
+    trim = trim_below(
         TopicSettings(retention_ms=HOUR), first=stream[0], cursor=stream[-1], ledger=ledger, length=len(stream),
         target_len=50_000, size=None, now_ms=NOW, default_retention_ms=0,
     )  # fmt: skip
-    assert bound is not None
-    assert 50_000 <= len(stream) - bisect_left(stream, bound) < 52_000
+    assert trim is not None
+    assert trim.bound_by == "length"
+    assert 50_000 <= len(stream) - bisect_left(stream, trim.below) < 52_000
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        ({}, (Position(20, 0), "retention_ms")),
+        ({"cursor": Position(9, 0)}, (Position(9, 1), "cursor")),
+        ({"target_len": 30}, (Position(69, 1), "length")),
+        ({"size": 1000, "target_len": 30}, (Position(89, 1), "retention_bytes")),
+        ({"size": 100}, (Position(20, 0), "retention_ms")),
+        ({"now_ms": 50}, None),
+    ],
+)
+def test_a_trim_says_what_set_its_bound(known: dict[str, Any], expected: tuple[Position, str] | None) -> None:
+    ledger = Ledger(ZERO)
+    for ms in range(100):
+        ledger.add(Position(ms, 0), 1, grain=1)
+    given: dict[str, Any] = {
+        "first": ZERO, "cursor": Position(99, 0), "ledger": ledger, "length": 100, "target_len": 100, "size": None,
+        "now_ms": 1_020, "default_retention_ms": 1_000,
+    }  # fmt: skip
+    assert trim_below(TopicSettings(retention_bytes=100), **(given | known)) == expected
 
 
 @given(cases())

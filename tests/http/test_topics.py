@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from openstream_http import schemas
@@ -22,6 +24,9 @@ async def test_a_topic_is_created_once_and_then_updated(client: EdgeClient, gate
     updated = await client.put("/v1/topics/orders", {"max_stream_len": 7})
     assert updated.status == 200
     assert gateway.held["orders"].topic.settings == TopicSettings(max_stream_len=7)
+    gateway.held["orders"].topic = replace(gateway.held["orders"].topic, history_floor_ms=1_730_000_000_000)
+    known = (await client.get("/v1/topics/orders")).json(schemas.TopicAnswer)
+    assert (known.history_ms, known.history_floor_ms) == (None, 1_730_000_000_000), "what is set, and what applies"
     assert (await client.get("/v1/topics/orders")).json(schemas.TopicAnswer).max_stream_len == 7
 
 

@@ -6,6 +6,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil  # type: ignore[import-untyped]
+import psycopg
 import pytest
 
 from openstream_ops import ports
@@ -188,6 +190,7 @@ def test_the_walkthrough_works_word_for_word_and_a_restart_keeps_everything(laun
     assert [(partition, at) for partition, at, _ in stored(database, "orders")] == everything
     assert sorted(payload for _, _, payload in stored(database, "orders")) == sorted(PAYLOADS * 2)
     watch(client, everything)
+    ask(database)
 
     # Something that is trimmed, to see that it stays so.
     assert client.request("PUT", "/v1/topics/brief", {"partitions": 1, "retention_ms": 100}).status == 201
@@ -218,6 +221,22 @@ def test_the_walkthrough_works_word_for_word_and_a_restart_keeps_everything(laun
     assert tuple(map(int, later.split("-"))) > tuple(map(int, trimmed.split("-")))
     assert [result["partition"] for result in shell(PRODUCE)["results"]] == [partition for partition, _ in old]
     assert ended(again, data) < STOP_S
+
+
+def ask(database: str) -> None:
+    """The README's section on SQL: an administrator makes a login, and every query of it runs under that login."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## SQL over the log")[2].partition("\n## ")[0]
+    grant, *queries = re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+    assert len(queries) == 3
+    with psycopg.connect(database, autocommit=True) as administrator:
+        administrator.execute(grant.encode())
+    with psycopg.connect(database, user="analyst", password="choose-one", autocommit=True) as analyst:
+        by_type, of_key, by_field = [analyst.execute(query.encode()).fetchall() for query in queries]
+        assert [(event_type, number) for _, event_type, number in by_type] == [("order.created", 4)]
+        assert (of_key, by_field) == ([], [])  # nobody's key; nothing was paid
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            analyst.execute("SELECT * FROM openstream.event_log")
 
 
 def watch(client: Client, everything: list[tuple[int, str]]) -> None:

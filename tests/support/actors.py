@@ -133,6 +133,9 @@ class Recorder:
     def trimmed(self, topic: str, partition: int, events: int) -> None:
         self.calls.append(("trimmed", (topic, partition, events)))
 
+    def history_dropped(self, tables: int) -> None:
+        self.calls.append(("history_dropped", (tables,)))
+
     def lease(self, change: str) -> None:
         self.calls.append(("lease", (change,)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import Span
@@ -21,6 +22,7 @@ class FakeHistory:
     async def page(self, topic_id: int, partition: int, span: Span, *, count: int, max_bytes: int) -> HistoryPage:
         await self._store._call("history_page")
         key = (topic_id, partition)
+        floor = self._store.floors.get(key, ZERO)
         looked_at = [
             event
             for event in self._log(topic_id, partition)
@@ -36,14 +38,15 @@ class FakeHistory:
             if number == scan or (span.takes(event) and (len(events) == count or size >= max_bytes)):
                 upto = event.position
                 break
-        return HistoryPage(events, upto, self._store.floors.get(key, ZERO))
+        return HistoryPage(events, upto, floor)
 
     def _log(self, topic_id: int, partition: int) -> list[StoredEvent]:
-        """The events of the present generation, in order; none of a partition that is closed."""
+        """The events of the present generation from the floor on, in order; none of a partition that is closed."""
         state = self._store._partitions.get((topic_id, partition))
         if state is None or state.closed:
             return []
-        return [event for generation, event in self._store.rows(topic_id, partition) if generation == state.generation]
+        floor, rows = self._store.floors.get((topic_id, partition), ZERO), self._store.rows(topic_id, partition)
+        return [event for generation, event in rows if generation == state.generation and event.position >= floor]
 
     async def at(self, topic_id: int, partition: int, positions: Sequence[Position]) -> Mapping[Position, StoredEvent]:
         await self._store._call("history_at")
@@ -62,11 +65,17 @@ class FakeHistory:
         }
 
 
+def raise_floor(store: FakeStore, topic_id: int, partition: int, floor: Position) -> None:
+    store.floors[topic_id, partition] = floor
+    for name, topic in store._topics.items():
+        if topic.id == topic_id:
+            highest = max(store.floors.get((topic_id, number), ZERO).ms for number in range(topic.partitions))
+            store._topics[name] = replace(topic, history_floor_ms=highest)
+
+
 def drop_below(store: FakeStore, topic_id: int, partition: int, floor: Position) -> None:
-    """Raise the floor of a partition and remove what stands below it."""
-    key = (topic_id, partition)
-    store.floors[key] = floor
-    rows = store._rows.get(key, {})
+    """Remove what stands below a floor."""
+    rows = store._rows.get((topic_id, partition), {})
     for place in [place for place in rows if place[1] < floor]:
         del rows[place]
 

@@ -117,8 +117,9 @@ class FakeStore:
         """Put a row there without moving the cursor, as an old backup or a foreign writer would."""
         self._rows.setdefault((topic_id, partition), {})[generation, event.position] = event
 
-    async def maintain(self) -> None:
+    async def maintain(self, now_ms: int) -> int:
         await self._call("maintain")
+        return 0
 
     def stats(self) -> Mapping[str, int]:
         return {"pool_size": 1, "pool_available": 1, "requests_waiting": 0}

@@ -15,7 +15,7 @@ from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.ports import Catalog, EventStore, GroupPositions, History, PersistBatch
 from openstream_runtime.replay_ports import Replays
 from openstream_runtime.store import Store, migrate, open_store
-from support.fake_history import FakeGroupPositions, FakeHistory, drop_below
+from support.fake_history import FakeGroupPositions, FakeHistory, drop_below, raise_floor
 from support.fake_store import FakeStore
 
 
@@ -38,8 +38,10 @@ class StoreUnderTest(Protocol):
 
     async def plant(self, topic_id: int, partition: int, generation: int, event: StoredEvent) -> None: ...
 
+    async def raise_floor(self, topic_id: int, partition: int, floor: Position) -> None: ...
+
     async def drop_below(self, topic_id: int, partition: int, floor: Position) -> None:
-        """Raise the floor, then remove what stands below it."""
+        """Remove what stands below a floor."""
         ...
 
 
@@ -63,6 +65,9 @@ class FakeUnderTest:
 
     async def plant(self, topic_id: int, partition: int, generation: int, event: StoredEvent) -> None:
         self.store.plant(topic_id, partition, generation, event)
+
+    async def raise_floor(self, topic_id: int, partition: int, floor: Position) -> None:
+        raise_floor(self.store, topic_id, partition, floor)
 
     async def drop_below(self, topic_id: int, partition: int, floor: Position) -> None:
         drop_below(self.store, topic_id, partition, floor)
@@ -105,18 +110,20 @@ class RealUnderTest:
     async def plant(self, topic_id: int, partition: int, generation: int, event: StoredEvent) -> None:
         await day_made(self, event.position.ms)
         await self.query(
-            "INSERT INTO openstream.event_log (topic_id, partition, generation, idx, ms, seq, event_type, "
-            "partition_key, payload, headers, timestamp_ms) VALUES (%s, %s, %s, 0, %s, %s, %s, %s, %s, %s, %s) "
+            "INSERT INTO openstream.event_log (topic_id, partition, generation, idx, keep, ms, seq, event_type, "
+            "partition_key, payload, headers, timestamp_ms) VALUES (%s, %s, %s, 0, 0, %s, %s, %s, %s, %s, %s, %s) "
             "RETURNING 1",
             *(topic_id, partition, generation, event.position.ms, event.position.seq, event.event_type),
             *(event.partition_key, event.payload, event.headers, event.timestamp_ms),
         )
 
-    async def drop_below(self, topic_id: int, partition: int, floor: Position) -> None:
+    async def raise_floor(self, topic_id: int, partition: int, floor: Position) -> None:
         await self.query(
             "UPDATE openstream.partitions SET floor_ms = %s, floor_seq = %s WHERE topic_id = %s AND partition = %s",
             *(floor.ms, floor.seq, topic_id, partition),
         )
+
+    async def drop_below(self, topic_id: int, partition: int, floor: Position) -> None:
         await self.query(
             "DELETE FROM openstream.event_log WHERE topic_id = %s AND partition = %s AND (ms, seq) < (%s, %s)",
             *(topic_id, partition, floor.ms, floor.seq),

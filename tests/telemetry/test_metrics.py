@@ -92,6 +92,7 @@ def test_each_method_of_the_meter_moves_exactly_its_own_series_by_exactly_what_i
             lambda meter: meter.trimmed("orders", 3, 8),
             {'openstream_trimmed_total{partition="3",topic="orders"}': 8},
         ),
+        "history_dropped": (lambda meter: meter.history_dropped(3), {"openstream_history_dropped_total": 3}),
         "lease": (lambda meter: meter.lease("lost"), {'openstream_lease_changes_total{change="lost"}': 1}),
         "http_request": (
             lambda meter: meter.http_request("GET", "/v1/topics/{topic}", 404, 0.75),

@@ -37,6 +37,7 @@ async def test_it_takes_the_partition_copies_it_publishes_the_cursor_and_trims(
         assert rig.world.board.held == {AT: 1}
         assert persister.describe() == {
             "state": "holding", "epoch": 1, "generation": 0, "persisted_id": str(positions[0]),
+            "trimmed_below": str(positions[0].next()), "trim_bound_by": "cursor",
         }  # fmt: skip
         [stats] = await rig.world.log.stats([AT])
         assert stats.owner == "a"

@@ -29,7 +29,7 @@ async def owned(store: FakeStore) -> tuple[Topic, Cursor]:
 async def test_unavailable_until_it_is_switched_off() -> None:
     store = FakeStore()
     store.trouble.unavailable = True
-    for call in (store.events.ping, store.catalog.version, store.maintain):
+    for call in (store.events.ping, store.catalog.version, lambda: store.maintain(0)):
         with pytest.raises(Unavailable):
             await call()
     store.trouble.unavailable = False

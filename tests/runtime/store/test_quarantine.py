@@ -14,8 +14,8 @@ from support.store_harness import RealUnderTest, batch, day_made, event, new_top
 
 pytestmark = pytest.mark.anyio
 INSERT = (
-    "INSERT INTO openstream.event_log (topic_id, partition, generation, idx, ms, seq, timestamp_ms, event_type, "
-    "partition_key, payload) VALUES (%s, 0, 0, 0, 2, 0, 1730000000000, 'order.created', 'user-1', %s)"
+    "INSERT INTO openstream.event_log (topic_id, partition, generation, idx, keep, ms, seq, timestamp_ms, event_type, "
+    "partition_key, payload) VALUES (%s, 0, 0, 0, 0, 2, 0, 1730000000000, 'order.created', 'user-1', %s)"
 )
 
 
