@@ -32,7 +32,7 @@ KEEP_ALIVE = 15
 _NEVER_FIRST = 5.0
 #: Seconds, and the part of the grace at most, in which every answer ends its connection. A kept one that is closed
 #: while its client sends the next request leaves that client not knowing what became of it; one told to end does not.
-GOODBYE, GOODBYE_SHARE = 1.0, 0.4
+GOODBYE, GOODBYE_SHARE = 1.0, 0.5
 #: Seconds between looks whether anybody is still connected.
 _LOOK = 0.02
 

@@ -133,3 +133,13 @@ async def test_consumers_are_removed_when_idle_and_empty_and_never_with_somethin
     assert handed((await read(log, name, "new")).deliveries) == [(0, positions[2], 2)]
     assert await log.groups.remove_idle_consumers(name, "nobody", 0, min_idle_ms=0) == 0
     assert await log.groups.remove_idle_consumers(new_topic().name, "g", 0, min_idle_ms=0) == 0
+
+
+async def test_a_claim_hands_out_once_what_was_released_however_short_the_idle_time(log: Log) -> None:
+    topic = await verified(log)
+    positions = await appended(log, topic, events(6))
+    await log.groups.create(topic.name, "g", {0: "0-0"})
+    await read(log, topic.name, "a")
+    await log.groups.release(topic.name, "g", "a", {0: positions[:3]}, undelivered=False)
+    claimed = await log.groups.claim(topic.name, "g", "b", [0], min_idle_ms=0, count=99)
+    assert handed(claimed.deliveries) == [(0, one, 2) for one in positions]

@@ -11,6 +11,9 @@ import httpx2
 
 # What is raised before a byte of the request has left: the request was not taken.
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+# A connection idle for longer is not used again. Less than a node takes to say goodbye before it closes what is idle:
+# who sends on a connection that is being closed does not learn what became of it.
+KEPT_S = 0.5
 # How long a node that refused a connection is passed over.
 AVOID_S = 0.5
 
@@ -43,7 +46,7 @@ class Nodes:
         self._avoid: dict[str, float] = {}
         self._client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2.0),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S),
             trust_env=False,  # nobody's proxy has a business here
         )
 

@@ -2,12 +2,23 @@
 -- least idle time in ms. Answers as group_read does, without ids to wait for.
 local function take_idle(index, stream, are_stubs)
   local from = '-'
+  -- What was released and is taken already has been idle for no time, and that is enough when none is asked for.
+  local taken = {}
+  for _, page in ipairs(pages) do
+    if page[1] == index then
+      for _, entry in ipairs(page[2]) do taken[entry[1]] = true end
+    end
+  end
   while not full() do
     local size = page_size()
     local pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[5], from, '+', size)
     if #pending > 0 then
       from = '(' .. pending[#pending][1]
-      take_over(index, stream, pending, ARGV[5], are_stubs)
+      local others = {}
+      for _, one in ipairs(pending) do
+        if not taken[one[1]] then others[#others + 1] = one end
+      end
+      if #others > 0 then take_over(index, stream, others, ARGV[5], are_stubs) end
     end
     if #pending < size then break end
   end

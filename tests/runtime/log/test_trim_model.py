@@ -127,17 +127,21 @@ class Run:
         return (
             kept,
             (stats.unpersisted, stats.persisted_count, self.index(stats.persisted), self.index(edges.trimmed)),
-            (group.pending, self.index(group.last_delivered), described.pending, described.lag),
+            (group.pending, self.index(group.last_delivered), described.pending),
             (self.index(described.last_delivered), described.cold_upto is not None),
             {name: self.below(low.position) for name, low in lows[0].items()},
         )
+
+    async def lag(self) -> int | None:
+        [described] = await self.log.groups.describe(self.topic.name, "g", [0])
+        return described.lag
 
     def below(self, position: Position) -> int:
         """How many of the events stand at or below it."""
         return sum(one <= position for one in self.positions)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(step, min_size=1, max_size=25))
 async def test_redis_and_the_model_agree_and_nothing_after_the_cursor_is_trimmed(log: RedisLog, steps: Any) -> None:
     topic = new_topic()
@@ -152,3 +156,6 @@ async def test_redis_and_the_model_agree_and_nothing_after_the_cursor_is_trimmed
         assert real == model, (name, args)
         real, model = [await run.look() for run in runs]
         assert real == model, (name, args)
+        lag, true_lag = [await run.lag() for run in runs]
+        # Redis does not know where in the stream a group began that was put into its middle.
+        assert lag == true_lag or lag is None, (name, args)
