@@ -17,7 +17,7 @@ from support.cluster import Cluster
 from support.history import History
 from support.load import Plan, run_load
 from support.nodes import Nodes
-from support.partitions import count_stored, last_ids, redis_client, stored, wait_for
+from support.partitions import checkpointed, count_stored, last_ids, redis_client, stored, wait_for
 from support.tcp_proxy import tcp_proxy
 from support.verdict import verdict
 
@@ -110,6 +110,12 @@ async def test_after_redis_was_emptied_positions_go_on_above_the_old_ones_and_hi
             max((position(result["redis_id"]) for result in before if result["partition"] == number), default=(0, 0))
             for number in range(partitions)
         ]
+        reached = {number: at for number, at in enumerate(highest) if at != (0, 0)}
+        wait_for(
+            lambda: reached.items() <= checkpointed(own_servers.database_url, "t", "workers").items(),
+            "PostgreSQL knows what the group has acknowledged",
+            15,
+        )
 
         with redis_client(own_servers.redis_url) as valkey:
             valkey.flushall()

@@ -157,7 +157,7 @@ def test_the_walkthrough_works_word_for_word_and_a_restart_keeps_everything(laun
     assert len(old) == 2
     assert old[0][0] != old[1][0]  # two keys that rendezvous hashing parts, today and for ever
 
-    answer = {"topic": "orders", "group": "orders-workers", "partitions": 8, "created": 8}
+    answer = {"topic": "orders", "group": "orders-workers", "partitions": 8, "created": 8, "visibility": "appended"}
     assert shell(GROUP_FROM_NOW) == answer
     assert shell(GROUP_FROM_BEGINNING) == answer | {"group": "orders-replay"}
 

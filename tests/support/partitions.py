@@ -66,6 +66,17 @@ def count_stored(database_url: str, topic: str) -> int:
     return int(row[0]) if row else 0
 
 
+def checkpointed(database_url: str, topic: str, group: str) -> dict[int, tuple[int, int]]:
+    """Up to where PostgreSQL knows that a group has acknowledged everything, by partition."""
+    query = """
+        select p.partition, p.ms, p.seq from openstream.group_positions p
+        join openstream.topics t on t.id = p.topic_id where t.name = %s and p.name = %s
+    """
+    with psycopg.connect(database_url) as connection:
+        rows = connection.execute(query, (topic, group)).fetchall()
+    return {partition: (ms, seq) for partition, ms, seq in rows}
+
+
 def wait_for(condition: Callable[[], object], what: str, within_s: float, *, every_s: float = 0.05) -> float:
     """Poll until it holds; how many seconds that took."""
     began = time.monotonic()
