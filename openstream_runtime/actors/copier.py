@@ -31,6 +31,8 @@ COMMIT_TIMEOUT = 60.0  # seconds; longer than every statement timeout of the sto
 PUBLISH = 0.25  # seconds between published cursors while a backlog is worked off
 TRIM = 1.0  # seconds between trims of an active stream
 TRIM_IDLE = 5.0  # and of one where nothing happens, so that a thousand idle partitions cost little
+RELIEF = 0.75  # of the memory at which producers are refused: from there on retention gives way, unnoticed by readers
+TRIM_SHORT = 0.25  # seconds between trims then
 LOOK_AGAIN = 1.0  # seconds: should a wake-up be lost, no event waits longer than this for PostgreSQL
 
 
@@ -73,7 +75,8 @@ class Copier:
             caught_up = len(events) < BATCH
             if now >= self._trim_at:
                 await self._publish(await self._bound())
-                self._trim_at = now + jittered(TRIM if self._active else TRIM_IDLE)
+                pace = TRIM if self._active else TRIM_IDLE
+                self._trim_at = now + jittered(min(pace, TRIM_SHORT) if self._memory_is_short() else pace)
                 self._active = False
             elif self._unpublished and (caught_up or now >= self._publish_at):
                 await self._publish(None)
@@ -158,6 +161,7 @@ class Copier:
             settings,
             first=edges.first,
             cursor=self.cursor.position,
+            memory_is_short=self._memory_is_short(),
             ledger=self._ledger,
             length=edges.length,
             target_len=self._target_len(settings),
@@ -165,6 +169,10 @@ class Copier:
             now_ms=edges.now_ms,
             default_retention_ms=world.limits.retention_ms,
         )
+
+    def _memory_is_short(self) -> bool:
+        sample, limits = self._world.board.sample, self._world.limits
+        return sample.used_memory > sample.maxmemory * limits.redis_memory * RELIEF > 0
 
     async def _wait(self, ctx: Context) -> None:
         """Until an event stands after the cursor, or it is time to trim or to look without being told."""

@@ -6,6 +6,7 @@ Backpressure, the summary and the gauges all read this sample, so what they cost
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -19,6 +20,7 @@ from supervisors import ChildSpec, Context
 _log = structlog.get_logger(__name__)
 
 PERIOD = 2.0  # seconds
+MEMORY = 0.25  # seconds between looks at Redis' memory: what fills within one of these is in nobody's account
 SHARE = 0.05  # of the time: with so many partitions that a look takes long, looks come less often
 SMOOTHING = 0.3  # of a new rate in the published one
 
@@ -53,8 +55,23 @@ class Sampler:
                 continue
             retry.succeeded()
             took = self._clock.monotonic() - began
-            await pause(ctx, jittered(max(PERIOD, took / SHARE)))
+            await self._mind_the_memory(ctx, jittered(max(PERIOD, took / SHARE)))
         await ctx.stopping.wait()
+
+    async def _mind_the_memory(self, ctx: Context, seconds: float) -> None:
+        """Wait so long, with an eye on the one number that must not be old."""
+        until = self._clock.monotonic() + seconds
+        while (left := until - self._clock.monotonic()) > 0 and not ctx.stopping.is_set() and not self._board.draining:
+            await pause(ctx, min(left, MEMORY))
+            try:
+                with ctx.interruptible():
+                    memory = await self._log.memory()
+                    sample = self._board.sample
+                    self._board.sample = replace(
+                        sample, used_memory=memory["used_memory"], maxmemory=memory["maxmemory"]
+                    )
+            except OpenStreamError:
+                return  # the next look says what is wrong
 
     async def look(self) -> None:
         """Take one sample and publish it."""

@@ -13,7 +13,7 @@ class Trim(NamedTuple):
     """Entries below a position may go."""
 
     below: Position
-    #: What set the bound: `retention_ms`, `retention_bytes`, `length`; `cursor`: they would go further, it does not.
+    #: What set the bound: `retention_ms`, `retention_bytes`, `length`, `memory`; `cursor`: these would go further.
     bound_by: str
 
 
@@ -28,12 +28,16 @@ def trim_below(
     size: int | None,
     now_ms: int,
     default_retention_ms: int,
+    memory_is_short: bool = False,
 ) -> Trim | None:
     """How far a stream may be trimmed, or None for not at all. The cursor bounds all of it.
 
     `length` and `size` (bytes, when the topic bounds them) are the stream's, `target_len` the length to keep it to.
-    Age is exact. A bound by length, or by bytes through the mean size, is exact to a batch of the ledger.
+    Age is exact. A bound by length, or by bytes through the mean size, is exact to a batch of the ledger. When Redis'
+    memory is short, everything that is persisted goes: readers find it in PostgreSQL.
     """
+    if memory_is_short:
+        return Trim(cursor.next(), "memory") if cursor.next() > first else None
     retention_ms = default_retention_ms if settings.retention_ms is None else settings.retention_ms
     bound, by = Position(max(0, now_ms - retention_ms), 0), "retention_ms"
     keep, kept_by = target_len, "length"

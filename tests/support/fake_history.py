@@ -80,6 +80,12 @@ def drop_below(store: FakeStore, topic_id: int, partition: int, floor: Position)
         del rows[place]
 
 
+def outlive(store: FakeStore, topic_id: int, partition: int, floor: Position) -> None:
+    """Raise the floor, then remove what stands below it: history has outlived it."""
+    raise_floor(store, topic_id, partition, floor)
+    drop_below(store, topic_id, partition, floor)
+
+
 def _size(event: StoredEvent) -> int:
     texts = event.event_type + (event.partition_key or "")
     return len(event.payload) + len(event.headers or b"") + len(texts.encode())

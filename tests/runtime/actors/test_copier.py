@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from openstream_runtime.actors import copier as module
+from openstream_runtime.actors.board import Sample
 from openstream_runtime.actors.copier import Copier
 from openstream_runtime.actors.store_writer import StoreWriter, store_mailbox
 from openstream_runtime.domain.errors import Fenced, LeaseLost, Unavailable
@@ -102,6 +103,23 @@ async def test_a_long_stream_is_trimmed_to_half_of_where_producers_are_refused()
         assert len(rig.retained(topic)) <= 60
         assert rig.retained(topic)[-1] == "98"
     assert len(rig.stored(topic)) == 99
+
+
+async def test_when_redis_is_short_of_memory_whatever_is_persisted_goes() -> None:
+    rig = make_world(retention_ms=3_600_000, redis_memory=0.8)
+    topic = await rig.topic()
+    await rig.append(topic, *range(10))
+    async with copying(rig, topic):
+        rig.world.board.sample = Sample(taken_at=0.0, used_memory=59, maxmemory=100)
+        await pass_time(10)
+        assert len(rig.retained(topic)) == 10
+        rig.world.board.sample = Sample(taken_at=0.0, used_memory=61, maxmemory=100)
+        await pass_time(10)
+        assert rig.retained(topic) == []
+        rig.world.board.sample = Sample(taken_at=0.0, used_memory=61, maxmemory=0)  # no limit, no shortage
+        await rig.append(topic, "kept")
+        await pass_time(10)
+        assert rig.retained(topic) == ["kept"]
 
 
 async def test_retention_by_bytes_asks_for_the_size_and_keeps_to_it() -> None:

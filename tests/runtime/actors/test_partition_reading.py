@@ -14,7 +14,7 @@ from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.ports import PersistBatch
 from support.actors import Rig
-from support.fake_history import drop_below
+from support.fake_history import outlive
 
 pytestmark = pytest.mark.anyio
 AT = TopicPartition("orders", 0)
@@ -177,7 +177,7 @@ async def test_redis_that_came_back_behind_the_cursor_hides_nothing(rig: Rig) ->
 async def test_what_is_asked_for_and_dropped_is_gone(rig: Rig) -> None:
     topic = await rig.topic()
     positions = await stored(rig, topic, 0, 10, trim=8)
-    drop_below(rig.store, topic.id, 0, positions[5])
+    outlive(rig.store, topic.id, 0, positions[5])
     with pytest.raises(Gone) as gone:
         await all_of(reading(rig, topic, Span(positions[2])))
     assert gone.value.facts == {"topic": "orders", "partition": 0, "earliest_id": positions[5]}
@@ -191,7 +191,7 @@ async def test_a_reader_that_the_retention_overtakes_is_told(rig: Rig) -> None:
     positions = await stored(rig, topic, 0, 10, trim=8)
     one = reading(rig, topic)
     await one.read(count=2, max_bytes=1 << 20)
-    drop_below(rig.store, topic.id, 0, positions[5])
+    outlive(rig.store, topic.id, 0, positions[5])
     with pytest.raises(Gone):
         await all_of(one)
 
@@ -199,7 +199,7 @@ async def test_a_reader_that_the_retention_overtakes_is_told(rig: Rig) -> None:
 async def test_redis_that_keeps_more_than_postgresql_makes_nothing_gone(rig: Rig) -> None:
     topic = await rig.topic()
     positions = await stored(rig, topic, 0, 10)
-    drop_below(rig.store, topic.id, 0, positions[5])
+    outlive(rig.store, topic.id, 0, positions[5])
     for span in (Span(), Span(event_type="test"), Span(positions[2], event_type="test")):
         assert await all_of(reading(rig, topic, span)) == [n for n in range(10) if positions[n] >= span.first]
 

@@ -17,7 +17,7 @@ from openstream_runtime.gateway.replaying import Replaying, ReplayWish
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.ports import AppendBatch, AppendOutcome, HistoryPage
 from support.actors import Rig, eventually, make_world
-from support.fake_history import drop_below
+from support.fake_history import outlive
 from support.persisting import persisting
 from support.replaying import ask, check_once, ended, in_target, persist, produce, replaying, two_topics
 
@@ -252,7 +252,7 @@ async def test_history_that_is_dropped_before_it_was_copied_fails_it(rig: Rig, m
         replay = await ask(rig, rate_per_s=20.0)
         await eventually(lambda: copied(rig, copy) >= 10)
         _, late = rig.store.rows(orders.id, 0)[-1]
-        drop_below(rig.store, orders.id, 0, late.position)
+        outlive(rig.store, orders.id, 0, late.position)
         failed = await ended(rig, replay, ReplayState.FAILED)
     assert failed.error is not None
     assert f"only what is at or after {late.position} is kept" in failed.error

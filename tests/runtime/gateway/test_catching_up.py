@@ -18,7 +18,7 @@ from openstream_runtime.gateway.results import Handout
 from openstream_runtime.ports import Committed, PersistBatch
 from support.actors import Rig, eventually, make_world, run_virtual
 from support.desk import Desk, items, open_desk, payloads
-from support.fake_history import drop_below
+from support.fake_history import outlive
 
 pytestmark = pytest.mark.anyio
 
@@ -174,7 +174,7 @@ async def test_what_history_has_dropped_is_passed_over_and_no_longer_pending(rig
         (await desk.read(count=3)).give_back()
         await eventually(lambda: rig.meter.of("released") != [])
         await persist(rig, topic)
-        drop_below(rig.store, topic.id, 0, positions[5])
+        outlive(rig.store, topic.id, 0, positions[5])
         assert await drain(desk) == ["5", "6", "7"]
         [described] = await desk.gateway.describe_group("orders", "g")
         assert (described.pending, described.lag) == (0, 0)

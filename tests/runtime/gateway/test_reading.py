@@ -17,7 +17,7 @@ from openstream_runtime.gateway import reading as module
 from openstream_runtime.gateway.results import HistoryPage
 from support.actors import Rig, settle
 from support.desk import Desk, open_desk
-from support.fake_history import drop_below
+from support.fake_history import outlive
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ async def test_a_place_is_where_the_first_event_not_given_stands(rig: Rig) -> No
 
 async def test_what_was_found_before_something_went_wrong_is_given(rig: Rig) -> None:
     topic = await filled(rig, 2, 2)
-    drop_below(rig.store, topic.id, 1, Position(10**15, 0))
+    outlive(rig.store, topic.id, 1, Position(10**15, 0))
     rig.redis.streams[topic.all_partitions()[1]].leave_to_store(Position(10**14, 0))
     first = next(iter(rig.redis.streams[topic.all_partitions()[0]].entries))
     async with open_desk(rig) as desk:

@@ -11,7 +11,7 @@ from openstream_runtime.domain.replays import ReplayState
 from openstream_runtime.gateway.replaying import ReplayWish
 from support.actors import Rig
 from support.desk import open_desk
-from support.fake_history import drop_below
+from support.fake_history import outlive
 from support.replaying import persist, produce, two_topics
 
 pytestmark = pytest.mark.anyio
@@ -98,7 +98,7 @@ async def test_unknown_topics_and_replays_are_not_found(rig: Rig) -> None:
 async def test_what_is_not_kept_any_more_is_gone_and_everything_means_everything_that_is(rig: Rig) -> None:
     orders, _ = await two_topics(rig, 40)
     ids = [event.position for _, event in rig.store.rows(orders.id, 0)]
-    drop_below(rig.store, orders.id, 0, ids[10])
+    outlive(rig.store, orders.id, 0, ids[10])
     async with open_desk(rig) as desk:
         for wish in (ReplayWish("copy", from_id=ids[3]), ReplayWish("copy", to_id=ids[3])):
             with pytest.raises(Gone) as gone:
