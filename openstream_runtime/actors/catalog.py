@@ -30,7 +30,7 @@ class CatalogKeeper:
 
     @classmethod
     def spec(cls, world: World) -> ChildSpec:
-        return ChildSpec(id="catalog", actor=lambda: cls(world), grace=world.limits.grace(0.02))
+        return ChildSpec(id="catalog", actor=lambda: cls(world), grace=world.limits.grace(0.01))
 
     async def run(self, ctx: Context) -> None:
         ctx.ready()

@@ -32,7 +32,7 @@ class Checkpointer:
 
     @classmethod
     def spec(cls, world: World) -> ChildSpec:
-        return ChildSpec(id="checkpointer", actor=lambda: cls(world), grace=world.limits.grace(0.02))
+        return ChildSpec(id="checkpointer", actor=lambda: cls(world), grace=world.limits.grace(0.01))
 
     def describe(self) -> dict[str, object]:
         return {"positions": len(self._saved)}

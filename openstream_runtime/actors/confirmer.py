@@ -38,7 +38,7 @@ class Confirmer:
 
     @classmethod
     def spec(cls, world: World) -> ChildSpec:
-        return ChildSpec(id="confirmer", actor=lambda: cls(world), grace=world.limits.grace(0.02))
+        return ChildSpec(id="confirmer", actor=lambda: cls(world), grace=world.limits.grace(0.01))
 
     def describe(self) -> dict[str, object]:
         return {"waiting": len(self._receipts), "partitions": len(self._receipts.lines)}

@@ -37,7 +37,7 @@ class Sampler:
 
     @classmethod
     def spec(cls, world: World, publish: Callable[[Sample], None]) -> ChildSpec:
-        return ChildSpec(id="metrics", actor=lambda: cls(world, publish), grace=world.limits.grace(0.02))
+        return ChildSpec(id="metrics", actor=lambda: cls(world, publish), grace=world.limits.grace(0.01))
 
     async def run(self, ctx: Context) -> None:
         ctx.ready()

@@ -16,6 +16,7 @@ from support.store_harness import (
     batch,
     event,
     new_topic,
+    own_database,
     real_store,
     taken,
 )
@@ -92,7 +93,7 @@ async def test_a_topic_that_is_being_deleted_has_no_cursor_and_what_was_stored_i
 async def test_nothing_is_missing_below_the_floor(store: StoreUnderTest) -> None:
     topic, cursor = (topic := await new_topic(store)), await taken(store, topic)
     await store.events.write([batch(topic, cursor, [event(1), event(2), event(5)])])
-    await store.drop_below(topic.id, 0, Position(3, 0))
+    await store.raise_floor(topic.id, 0, Position(3, 0))
     asked = [Position(1, 0), Position(2, 9), Position(3, 0), Position(5, 0)]
     found = held(Position(1, 0), Position(2, 9), Position(5, 0), cursor=Position(5, 0))
     assert await store.events.holds([((topic.id, 0), asked)]) == [found]
@@ -110,7 +111,7 @@ async def test_thousands_of_positions_over_several_days_are_one_question(store: 
 
 @pytest.mark.parametrize("generation", [0, 3])
 async def test_a_position_is_found_by_the_index_whatever_its_generation(database_url: str, generation: int) -> None:
-    async with real_store(database_url) as store:
+    async with own_database(database_url) as own, real_store(own) as store:
         topic = await new_topic(store)
         await store.query(
             "UPDATE openstream.partitions SET generation = 3, last_ms = 9, last_seq = 9 WHERE topic_id = %s", topic.id
