@@ -107,6 +107,7 @@ class Copier:
         if outcome.quarantined:
             _log.error("events went to quarantine", partition=str(self._at), events=outcome.quarantined)
         self._world.meter.persisted(self._at.topic, self._at.partition, len(events), outcome.quarantined)
+        self._world.meter.persist_delay(self._at.topic, self._at.partition, events, self._world.clock.now_ms())
         self.cursor = cursor._replace(position=upto)
         self._world.receipts.committed(self._topic, self._at.partition, events)
         self._count(events)
