@@ -53,6 +53,10 @@ chaos: setup ## the longer tests of what happens when something breaks
 lock: ## resolve pyproject.toml again into requirements.txt, with hashes and without addresses (needs uv)
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.txt --quiet
+	uv pip compile pyproject.toml --constraint requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --output-file ops/docker/requirements.txt --quiet
+	uv pip compile --group pyproject.toml:build --constraint requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --output-file ops/docker/build-requirements.txt --quiet
 
 clean: ## forget .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
