@@ -142,10 +142,10 @@ class Copier:
         self._unpublished = 0
         if trim is not None:
             self._ledger.forget(trim.below)
+            self._world.meter.trimmed(self._at.topic, self._at.partition, trimmed)
             self.trimmed = trim
         self._publish_at = self._world.clock.monotonic() + PUBLISH
         if trimmed:
-            self._world.meter.trimmed(self._at.topic, self._at.partition, trimmed)
             bound_by = None if trim is None else trim.bound_by
             _log.debug("trimmed", partition=str(self._at), events=trimmed, below=str(below), bound_by=bound_by)
 

@@ -241,6 +241,10 @@ class Metrics:
 
     # ------------------------------------------------------------------------------------------------ for the node
 
+    def actor_started(self, actor: str) -> None:
+        """Begin its series at zero, or an increase would not see the first restart."""
+        self._actors[actor].inc(0)
+
     def actor_restarted(self, actor: str) -> None:
         """An actor was started again; `actor` is its kind, not its path (see observer.py)."""
         self._actors[actor].inc()
