@@ -47,6 +47,11 @@ class Requests:
         self._stop.set()
         self._thread.join(20)
 
+    def wait_for(self, more: int) -> None:
+        """Until so many more have gone through."""
+        enough = self.good + more
+        wait_for(lambda: self.good >= enough, f"{more} more requests go through", 20)
+
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
@@ -79,12 +84,10 @@ def test_nodes_are_exchanged_behind_the_proxy_and_no_request_fails(tmp_path: Pat
 
         with running(command, tmp_path / "haproxy.log", up), Requests(client) as requests:
             for number in range(2):
-                before = requests.good
-                wait_for(lambda before=before: requests.good > before + 20, "requests go through", 20)
+                requests.wait_for(20)
                 cluster.stop(number)
                 cluster.start(number)
                 cluster.wait_ready(number)
-                before = requests.good
-                wait_for(lambda before=before: requests.good > before + 50, "requests go through again", 20)
+                requests.wait_for(50)
             assert client.get("/metrics").status == 404
         assert requests.bad == []
