@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from openstream_runtime.telemetry.series import Names
 
 # Up to 30 s and more, because a long-poll may wait that long (API.md: `block_ms`).
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: More routes than the edge has. The bound holds when somebody passes a raw path one day.
 _MOST_PATHS = 256
@@ -21,7 +21,7 @@ class HttpSeries:
             "openstream_http_request_duration_seconds",
             "How long HTTP requests took, long-polls included, by method and route.",
             ("method", "path"),
-            buckets=_SECONDS,
+            buckets=REQUEST_SECONDS,
             registry=registry,
         )
         self._responses = Counter(

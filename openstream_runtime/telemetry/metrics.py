@@ -19,7 +19,7 @@ from prometheus_client.process_collector import ProcessCollector
 from openstream_runtime.domain.events import Delivery, StoredEvent
 from openstream_runtime.telemetry.delays import Delays
 from openstream_runtime.telemetry.exposition import render
-from openstream_runtime.telemetry.http_series import HttpSeries
+from openstream_runtime.telemetry.http_series import REQUEST_SECONDS, HttpSeries
 from openstream_runtime.telemetry.node_gauges import NodeCollector, NodeState
 from openstream_runtime.telemetry.sampled import ClusterSample, SampledCollector
 from openstream_runtime.telemetry.series import Kinds, Series
@@ -75,7 +75,7 @@ class Metrics:
         self._produce_persisted = histogram(
             "openstream_produce_persisted_duration_seconds",
             "How long appended events of a request with ack=persisted waited for PostgreSQL, in vain included.",
-            _REQUEST_SECONDS,
+            REQUEST_SECONDS,
         )
 
         # Consuming.

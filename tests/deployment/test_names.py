@@ -38,7 +38,8 @@ def in_table() -> dict[str, Shown]:
 
 def test_every_metric_stands_in_the_table_of_the_runbook_and_every_row_is_a_metric() -> None:
     ours = {name: one for name, one in SHOWN.items() if name.startswith("openstream_")}
-    assert in_table() == ours
+    missing = "\n".join(one.row() for name, one in ours.items() if in_table().get(name) != one)
+    assert in_table() == ours, f"the table of ops/README.md lacks, or has otherwise:\n{missing}"
     assert len(_ROW.findall(README.read_text())) == len(ours), "a row for each"
 
 

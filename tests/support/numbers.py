@@ -23,6 +23,11 @@ class Shown:
     labels: tuple[str, ...]
     sentence: str
 
+    def row(self) -> str:
+        """As it stands in the table of ops/README.md."""
+        labels = ", ".join(f"`{label}`" for label in self.labels)
+        return f"| `{self.name}` | {self.kind} |{f' {labels} ' if labels else ' '}| {self.sentence} |"
+
     def series(self) -> set[str]:
         """The names its series have."""
         if self.kind == "histogram":
@@ -46,6 +51,10 @@ def full_metrics() -> Metrics:
     metrics.store_commit(1, 0.001)
     metrics.store_failed()
     metrics.trimmed("orders", 0, 1)
+    metrics.produce_persisted(0.001)
+    metrics.history_dropped(1)
+    metrics.replayed("orders", 1)
+    metrics.replays_running(1)
     metrics.lease("acquired")
     metrics.actor_restarted("node/tailer")
     metrics.http_request("GET", "/v1/topics", 200, 0.001)
