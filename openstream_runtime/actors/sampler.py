@@ -15,7 +15,7 @@ from openstream_runtime.actors.pacing import Retry, jittered, pause
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.lag import LagClock
-from openstream_runtime.domain.positions import ZERO, Cursor, TopicPartition
+from openstream_runtime.domain.positions import Cursor, TopicPartition
 from openstream_runtime.ports import StreamStats
 from supervisors import ChildSpec, Context
 
@@ -94,7 +94,7 @@ class Sampler:
             used_memory=memory["used_memory"],
             maxmemory=memory["maxmemory"],
             persist_rate={at: self._rate(at, stats.persisted_count, now) for at, stats in streams.items()},
-            unpersisted_lag={at: self._unpersisted_lag(at, stats, cursors, now) for at, stats in streams.items()},
+            unpersisted_lag={at: self._unpersisted_lag(at, stats, now) for at, stats in streams.items()},
             group_lag={at: self._group_lag(at, stats, now) for at, stats in streams.items() if stats.groups},
         )
         self._board.sample = sample
@@ -109,12 +109,9 @@ class Sampler:
         rate = max(0, persisted - before.persisted_count) / elapsed
         return SMOOTHING * rate + (1 - SMOOTHING) * last.persist_rate.get(at, rate)
 
-    def _unpersisted_lag(
-        self, at: TopicPartition, stats: StreamStats, cursors: Mapping[TopicPartition, Cursor], now: float
-    ) -> float:
-        cursor = cursors.get(at)
-        persisted = max(stats.persisted, cursor.position if cursor else ZERO)
-        return self._lags.behind(at, persisted, now) if stats.unpersisted else 0.0
+    def _unpersisted_lag(self, at: TopicPartition, stats: StreamStats, now: float) -> float:
+        """By what the log was told is persisted: what stands in PostgreSQL is that partition's own trouble."""
+        return self._lags.behind(at, stats.persisted, now) if stats.unpersisted else 0.0
 
     def _group_lag(self, at: TopicPartition, stats: StreamStats, now: float) -> dict[str, float]:
         return {
