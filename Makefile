@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format types imports kernel unit chaos lock clean
+.PHONY: help setup run test lint format types imports kernel unit chaos ops-check lock clean
 
 help: ## print these words
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP) ## install everything into .venv; run nothing
 
@@ -45,14 +45,21 @@ kernel: setup ## the kernel's tests, on asyncio and trio; every branch must be c
 	$(BIN)/python -m coverage report --show-missing --fail-under 100
 
 unit: setup ## every other test (ARGS="-k name" narrows them)
-	$(BIN)/python -m pytest -m "not chaos" --ignore tests/supervisors $(ARGS)
+	$(BIN)/python -m pytest -m "not chaos and not ops" --ignore tests/supervisors $(ARGS)
 
 chaos: setup ## the longer tests of what happens when something breaks
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 
+ops-check: setup ## promtool, a real Prometheus and HAProxy on what stands in ops/ (needs: apt-get install prometheus haproxy)
+	$(BIN)/python -m pytest -m ops $(ARGS)
+
 lock: ## resolve pyproject.toml again into requirements.txt, with hashes and without addresses (needs uv)
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.txt --quiet
+	uv pip compile pyproject.toml --constraint requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --output-file ops/docker/requirements.txt --quiet
+	uv pip compile --group pyproject.toml:build --constraint requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --output-file ops/docker/build-requirements.txt --quiet
 
 clean: ## forget .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

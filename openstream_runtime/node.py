@@ -16,6 +16,7 @@ from anyio.abc import TaskStatus
 
 from openstream_runtime.actors.board import Board, Sample
 from openstream_runtime.actors.pacing import Retry
+from openstream_runtime.actors.store_writer import store_mailbox
 from openstream_runtime.actors.world import Limits, World
 from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
 from openstream_runtime.gateway.gateway import Gateway
@@ -23,6 +24,7 @@ from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.produce import ingest_pool
 from openstream_runtime.log import open_log
 from openstream_runtime.ports import Meter, NodeInfo
+from openstream_runtime.reports import cluster_sample, state_of
 from openstream_runtime.settings import Settings
 from openstream_runtime.store import MigrationFailed, Misconfigured, SchemaMismatch, Store, migrate, open_store
 from openstream_runtime.telemetry import logs
@@ -126,25 +128,25 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
 
 async def _live(world: World, store: Store, metrics: Metrics, front: Front, stopping: Stopping) -> None:
     """Build the tree and run it."""
-    ingestors, readers = ingest_pool(world), reader_pool(world)
+    ingestors, readers, writer = ingest_pool(world), reader_pool(world), store_mailbox()
 
     def publish(sample: Sample) -> None:
-        memory = {"used_memory": sample.used_memory, "maxmemory": sample.maxmemory}
-        metrics.observe_sample(sample.streams, memory, len(world.board.nodes))
-        waiting = {name: box.bytes for name, box in ingestors.mailboxes()}
-        metrics.observe_mailboxes(waiting, world.limits.mailbox_bytes)
+        metrics.observe_sample(cluster_sample(sample, world.board))
 
+    metrics.observe_node(state_of(world, ingestors, readers, writer, store.stats))
     gateway = Gateway(world, ingestors, readers, tree=lambda: tree.snapshot(), exposition=metrics.exposition)
     tree = build_tree(
         world,
         ingestors,
         readers,
+        writer,
         publish=publish,
         sweep=gateway.sweep,
         maintain=store.maintain,
         front=front(gateway, metrics),
     )
     stopping.first(gateway.begin_draining)
+    stopping.first(metrics.withdraw)
     # What exists now lives as long as the process: the collector need not look at it again. Fewer, later collections
     # took the 99th percentile of the edge from 33 to 12 ms in a measurement.
     gc.collect()

@@ -18,7 +18,7 @@ from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.reaper import Reaper
 from openstream_runtime.actors.replayer import Replayer
 from openstream_runtime.actors.sampler import Sampler
-from openstream_runtime.actors.store_writer import StoreMailbox, StoreWriter, store_mailbox
+from openstream_runtime.actors.store_writer import StoreMailbox, StoreWriter
 from openstream_runtime.actors.tailer import Tailer
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.positions import TopicPartition
@@ -41,6 +41,7 @@ def build_tree(
     world: World,
     ingestors: Pool[Append, dict[int, AppendOutcome]],
     readers: Pool[Message, GroupRead | int],
+    writer: StoreMailbox,
     *,
     publish: Callable[[Sample], None],
     sweep: Chore,
@@ -48,7 +49,6 @@ def build_tree(
     front: ChildSpec,
 ) -> Supervisor:
     """The root. `front` is the HTTP server: last up, first down."""
-    writer = store_mailbox()
     limits = world.limits
     partitions = Supervisor(max_restarts=PARTITION_RESTARTS, within=120.0, backoff=SLOWLY, stop_together=True)
 

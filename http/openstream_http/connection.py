@@ -113,9 +113,11 @@ class Receipt(DataBody):
     vanishes between that and its own reading is beyond what TCP tells anybody; the claim-reaper is for that.
     """
 
-    def __init__(self, data: bytes, handout: Handout) -> None:
+    def __init__(self, data: bytes, handout: Handout, told: Callable[[], None] | None = None) -> None:
+        """`told` is called when it arrived."""
         super().__init__(data)
         self._handout: Handout | None = handout
+        self._told = told
 
     async def __aexit__(self, exc_type: Any, exc_value: Any, tb: Any) -> None:
         if exc_type is None:
@@ -132,6 +134,8 @@ class Receipt(DataBody):
         if handout is not None:
             if arrived:
                 handout.arrived()
+                if self._told is not None:
+                    self._told()
             else:
                 handout.give_back()
 

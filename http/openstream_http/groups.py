@@ -16,6 +16,7 @@ from openstream_http.openapi import describes
 from openstream_http.problems import invalid
 from openstream_http.rendering import JSON, handed_out, json_response
 from openstream_runtime.domain.errors import InvalidRequest
+from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.names import check_consumer, check_group
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.gateway.results import Handout
@@ -157,7 +158,8 @@ async def reset(topic: str, group: str) -> Response:
 def _hand_over(handout: Handout, topic: str, group: str, consumer: str, *, claimed: bool) -> Response:
     """The answer with the events, which also says what became of them. No await between here and the handout."""
     try:
-        receipt = Receipt(handed_out(topic, group, consumer, handout.deliveries, claimed), handout)
+        data = handed_out(topic, group, consumer, handout.deliveries, claimed)
+        receipt = Receipt(data, handout, _count_delays(topic, group, handout.deliveries))
     except BaseException:
         handout.give_back()
         raise
@@ -165,6 +167,14 @@ def _hand_over(handout: Handout, topic: str, group: str, consumer: str, *, claim
     response = Response(receipt, content_type=JSON)
     response.content_length = len(receipt.data)
     return response
+
+
+def _count_delays(topic: str, group: str, deliveries: Sequence[Delivery]) -> Callable[[], None] | None:
+    """What to do when an answer has left: count how long its events were on their way."""
+    meter, clock = edge().meter, edge().clock
+    if meter is None or not deliveries:
+        return None
+    return lambda: meter.delivery_delay(topic, group, deliveries, clock.now_ms())
 
 
 def _partition(found: GroupPartition) -> schemas.GroupPartitionAnswer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyio import to_thread
 from quart import Blueprint, Response, request
 
 from openstream_http import schemas
@@ -73,5 +74,6 @@ async def readyz() -> Response:
 @describes("watching", responses={200: _TEXT})
 async def metrics() -> Response:
     """Prometheus text."""
-    content_type, body = edge().gateway.metrics(request.headers.get("Accept", ""))
+    # In a thread: of a thousand partitions it is 80 ms of work, in which nobody else would be served.
+    content_type, body = await to_thread.run_sync(edge().gateway.metrics, request.headers.get("Accept", ""))
     return Response(body, content_type=content_type)

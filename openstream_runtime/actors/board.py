@@ -42,6 +42,9 @@ class Sample:
     maxmemory: int = 0
     #: Persisted events a second, by partition, smoothed.
     persist_rate: Mapping[TopicPartition, float] = field(default_factory=dict)
+    #: For how many seconds the oldest event has waited: for PostgreSQL, and for each group.
+    unpersisted_lag: Mapping[TopicPartition, float] = field(default_factory=dict)
+    group_lag: Mapping[TopicPartition, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

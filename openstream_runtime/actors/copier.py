@@ -110,6 +110,7 @@ class Copier:
         if outcome.quarantined:
             _log.error("events went to quarantine", partition=str(self._at), events=outcome.quarantined)
         self._world.meter.persisted(self._at.topic, self._at.partition, len(events), outcome.quarantined)
+        self._world.meter.persist_delay(self._at.topic, self._at.partition, events, self._world.clock.now_ms())
         self.cursor = cursor._replace(position=upto)
         self._world.receipts.committed(self._topic, self._at.partition, events)
         self._count(events)
@@ -144,10 +145,10 @@ class Copier:
         self._unpublished = 0
         if trim is not None:
             self._ledger.forget(trim.below)
+            self._world.meter.trimmed(self._at.topic, self._at.partition, trimmed)
             self.trimmed = trim
         self._publish_at = self._world.clock.monotonic() + PUBLISH
         if trimmed:
-            self._world.meter.trimmed(self._at.topic, self._at.partition, trimmed)
             bound_by = None if trim is None else trim.bound_by
             _log.debug("trimmed", partition=str(self._at), events=trimmed, below=str(below), bound_by=bound_by)
 

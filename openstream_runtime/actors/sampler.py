@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import anyio
 import structlog
 
 from openstream_runtime.actors.board import Sample
 from openstream_runtime.actors.pacing import Retry, jittered, pause
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
+from openstream_runtime.domain.lag import LagClock
 from openstream_runtime.domain.positions import Cursor, TopicPartition
+from openstream_runtime.ports import StreamStats
 from supervisors import ChildSpec, Context
 
 _log = structlog.get_logger(__name__)
@@ -23,6 +26,7 @@ PERIOD = 2.0  # seconds
 MEMORY = 0.25  # seconds between looks at Redis' memory: what fills within one of these is in nobody's account
 SHARE = 0.05  # of the time: with so many partitions that a look takes long, looks come less often
 SMOOTHING = 0.3  # of a new rate in the published one
+PULSE = 0.5  # seconds between looks at how late the event loop is
 
 
 class Sampler:
@@ -33,7 +37,9 @@ class Sampler:
         self._store = world.store
         self._board = world.board
         self._clock = world.clock
+        self._meter = world.meter
         self._publish = publish
+        self._lags = LagClock()
 
     @classmethod
     def spec(cls, world: World, publish: Callable[[Sample], None]) -> ChildSpec:
@@ -41,6 +47,19 @@ class Sampler:
 
     async def run(self, ctx: Context) -> None:
         ctx.ready()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._feel_the_pulse)
+            await self._look_around(ctx)
+            tasks.cancel_scope.cancel()
+
+    async def _feel_the_pulse(self) -> None:
+        """How late a timer comes is how long something kept the event loop to itself."""
+        while True:
+            due = self._clock.monotonic() + PULSE
+            await anyio.sleep(PULSE)
+            self._meter.loop_lag(max(0.0, self._clock.monotonic() - due))
+
+    async def _look_around(self, ctx: Context) -> None:
         retry = Retry()
         # Not while draining: a call to a backend that is away would hold up the stop.
         while not ctx.stopping.is_set() and not self._board.draining:
@@ -84,6 +103,7 @@ class Sampler:
             cursors: Mapping[TopicPartition, Cursor] = await self._store.cursors()
         except OpenStreamError:
             cursors = last.cursors  # PostgreSQL away: what Redis says is still worth publishing
+        self._lags.saw({at: stats.last for at, stats in streams.items()}, now, self._clock.now_ms())
         sample = Sample(
             taken_at=now,
             streams=streams,
@@ -91,6 +111,8 @@ class Sampler:
             used_memory=memory["used_memory"],
             maxmemory=memory["maxmemory"],
             persist_rate={at: self._rate(at, stats.persisted_count, now) for at, stats in streams.items()},
+            unpersisted_lag={at: self._unpersisted_lag(at, stats, now) for at, stats in streams.items()},
+            group_lag={at: self._group_lag(at, stats, now) for at, stats in streams.items() if stats.groups},
         )
         self._board.sample = sample
         self._publish(sample)
@@ -103,3 +125,13 @@ class Sampler:
             return 0.0
         rate = max(0, persisted - before.persisted_count) / elapsed
         return SMOOTHING * rate + (1 - SMOOTHING) * last.persist_rate.get(at, rate)
+
+    def _unpersisted_lag(self, at: TopicPartition, stats: StreamStats, now: float) -> float:
+        """By what the log was told is persisted: what stands in PostgreSQL is that partition's own trouble."""
+        return self._lags.behind(at, stats.persisted, now) if stats.unpersisted else 0.0
+
+    def _group_lag(self, at: TopicPartition, stats: StreamStats, now: float) -> dict[str, float]:
+        return {
+            group.name: 0.0 if group.lag == 0 else self._lags.behind(at, group.last_delivered, now)
+            for group in stats.groups
+        }

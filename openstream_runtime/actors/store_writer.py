@@ -59,6 +59,7 @@ class StoreWriter:
             try:
                 outcomes = await self._store.write(batches)
             except OpenStreamError as error:
+                self._meter.store_failed()
                 for envelope in waiting:
                     envelope.fail(error)
                 continue

@@ -6,9 +6,14 @@ parser of ours stands between the log and the store.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from openstream_runtime.domain.positions import Position
+
+#: W3C trace context, as a header of an event.
+_TRACEPARENT = re.compile(rb'"traceparent"\s*:\s*"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}')
 
 
 class NewEvent(msgspec.Struct, frozen=True, gc=False):
@@ -44,3 +49,9 @@ class Delivery(msgspec.Struct, frozen=True, gc=False):
     event: StoredEvent
     #: How often it has been handed out, this time included.
     deliveries: int
+
+
+def trace_id_of(headers: bytes | None) -> str | None:
+    """The id of the trace an event belongs to, if its producer said so in a `traceparent` header."""
+    found = _TRACEPARENT.search(headers) if headers else None
+    return None if found is None else found[1].decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from openstream_runtime.actors.world import World
@@ -100,17 +100,19 @@ class Watching:
             "persisted_id": str(cursor.position) if cursor else "0-0",
             "unpersisted": stats.unpersisted if stats else 0,
             "owner": stats.owner if stats else None,
-            "groups": _groups(stats) if stats else [],
+            "unpersisted_ms": round(1000 * sample.unpersisted_lag.get(at, 0.0)),
+            "groups": _groups(stats, sample.group_lag.get(at, {})) if stats else [],
         }
 
 
-def _groups(stats: StreamStats) -> list[dict[str, Any]]:
+def _groups(stats: StreamStats, lags: Mapping[str, float]) -> list[dict[str, Any]]:
     return [
         {
             "name": group.name,
             "consumers": group.consumers,
             "pending": group.pending,
             "lag": group.lag,
+            "lag_ms": round(1000 * lags.get(group.name, 0.0)),
             "last-delivered-id": str(group.last_delivered),
             "entries_read": group.entries_read,
         }

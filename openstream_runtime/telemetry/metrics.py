@@ -3,34 +3,35 @@
 One object and one registry for each node, no globals: tests run many nodes in one process. The methods of `Meter` are
 called once per batch or request, so children are bound to their labels once and found again by a tuple; a call costs
 one or two microseconds. Labels come from closed sets, or name what exists: `forget_topic` and `forget_group` take their
-series away again. What is sampled rather than counted stands in `sampled.py`.
+series away again. What is sampled rather than counted stands in `sampled.py` and `node_gauges.py`.
 """
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from openstream_runtime.domain.positions import TopicPartition
-from openstream_runtime.ports import StreamStats
+from openstream_runtime.domain.events import Delivery, StoredEvent
+from openstream_runtime.telemetry.delays import Delays
 from openstream_runtime.telemetry.exposition import render
-from openstream_runtime.telemetry.sampled import SampledCollector
-from openstream_runtime.telemetry.series import Kinds, Names, Series
+from openstream_runtime.telemetry.http_series import REQUEST_SECONDS, HttpSeries
+from openstream_runtime.telemetry.node_gauges import NodeCollector, NodeState
+from openstream_runtime.telemetry.sampled import ClusterSample, SampledCollector
+from openstream_runtime.telemetry.series import Kinds, Series
 
 # A group commit is one round trip to Redis: mostly under a millisecond, bad above a quarter of a second.
 _APPEND_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 # PostgreSQL: a COPY and a commit that waits for the disk.
 _COMMIT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# Up to 30 s and more, because a long-poll may wait that long (API.md: `block_ms`).
-_REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+# How late a timer of the event loop is: a few milliseconds are work, a tenth of a second is a call that blocks.
+_LOOP_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _BATCH_EVENTS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0)
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _TOPIC_PARTITION = ("topic", "partition")
 _TOPIC_GROUP = ("topic", "group")
 
@@ -74,7 +75,7 @@ class Metrics:
         self._produce_persisted = histogram(
             "openstream_produce_persisted_duration_seconds",
             "How long appended events of a request with ack=persisted waited for PostgreSQL, in vain included.",
-            _REQUEST_SECONDS,
+            REQUEST_SECONDS,
         )
 
         # Consuming.
@@ -109,8 +110,11 @@ class Metrics:
         )
         self._commit_seconds = histogram(
             "openstream_store_commit_duration_seconds",
-            "How long one transaction on PostgreSQL took, failed ones included.",
+            "How long one committed transaction on PostgreSQL took.",
             _COMMIT_SECONDS,
+        )
+        self._commit_failures = counter(
+            "openstream_store_commit_failures_total", "Transactions on PostgreSQL that failed; they are tried again."
         )
 
         # Replaying.
@@ -126,20 +130,24 @@ class Metrics:
         self._restarts = counter(
             "openstream_actor_restarts_total", "Actors that ended and were started again.", ("actor",)
         )
-        self._http_seconds = histogram(
-            "openstream_http_request_duration_seconds",
-            "How long HTTP requests took, long-polls included, by method and route.",
-            _REQUEST_SECONDS,
-            ("method", "path"),
+        self._loop_lag = histogram(
+            "openstream_event_loop_lag_seconds", "How late a timer of the event loop came.", _LOOP_SECONDS
         )
-        self._http_responses = counter(
-            "openstream_http_responses_total",
-            "HTTP responses by method, route and status.",
-            ("method", "path", "status"),
-        )
+        self._http = HttpSeries(registry)
 
+        # From the append on.
+        self._persist_delays = Delays(
+            "openstream_persist_delay_seconds", "Time from an event's append to its commit in PostgreSQL.", ("topic",)
+        )
+        self._delivery_delays = Delays(
+            "openstream_delivery_delay_seconds",
+            "Time from an event's append to its first delivery to a consumer of a group.",
+            _TOPIC_GROUP,
+        )
         self._sampled = SampledCollector(monotonic)
-        registry.register(self._sampled)
+        self._node = NodeCollector()
+        for collector in (self._persist_delays, self._delivery_delays, self._sampled, self._node):
+            registry.register(collector)
 
         self._appends = Series(self._events, self._bytes)
         self._persists = Series(self._persisted, self._quarantined)
@@ -154,8 +162,6 @@ class Metrics:
         self._reasons = Kinds(self._rejected, 64)
         self._changes = Kinds(self._leases, 64)
         self._actors = Kinds(self._restarts, 256)
-        self._paths = Names(256)
-        self._http: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
 
     # ----------------------------------------------------------------------------------------------- ports.Meter
 
@@ -197,9 +203,19 @@ class Metrics:
         if quarantined > 0:
             refused.inc(quarantined)
 
+    def persist_delay(self, topic: str, partition: int, events: Sequence[StoredEvent], now_ms: int) -> None:
+        self._persist_delays.observe((topic,), [(partition, event) for event in events], now_ms)
+
+    def delivery_delay(self, topic: str, group: str, deliveries: Sequence[Delivery], now_ms: int) -> None:
+        fresh = [(one.partition, one.event) for one in deliveries if one.deliveries == 1]
+        self._delivery_delays.observe((topic, group), fresh, now_ms)
+
     def store_commit(self, events: int, seconds: float) -> None:
         self._commit_events.observe(events)
         self._commit_seconds.observe(seconds)
+
+    def store_failed(self) -> None:
+        self._commit_failures.inc()
 
     def trimmed(self, topic: str, partition: int, events: int) -> None:
         self._trims.add((topic, partition), events)
@@ -218,31 +234,32 @@ class Metrics:
 
     def http_request(self, method: str, path: str, status: int, seconds: float) -> None:
         """`path` is the route's template; one that no route matched is the edge's to name (`<unmatched>`)."""
-        key = (method, path, status)
-        bound = self._http.get(key)
-        if bound is None:
-            bound = self._bind_http(method, path, status)
-        bound[0].observe(seconds)
-        bound[1].inc()
+        self._http.observe(method, path, status, seconds)
+
+    def loop_lag(self, seconds: float) -> None:
+        self._loop_lag.observe(seconds)
 
     # ------------------------------------------------------------------------------------------------ for the node
+
+    def actor_started(self, actor: str) -> None:
+        """Begin its series at zero, or an increase would not see the first restart."""
+        self._actors[actor].inc(0)
 
     def actor_restarted(self, actor: str) -> None:
         """An actor was started again; `actor` is its kind, not its path (see observer.py)."""
         self._actors[actor].inc()
 
-    def observe_sample(
-        self, stats: Mapping[TopicPartition, StreamStats], memory: Mapping[str, int], nodes: int
-    ) -> None:
-        """Replace what was sampled before, as a whole: what is not in it is gone from /metrics.
+    def observe_sample(self, sample: ClusterSample) -> None:
+        """Replace what was sampled before, as a whole: what is not in it is gone from /metrics."""
+        self._sampled.replace(sample)
 
-        `memory` is `EventLog.memory()`, in bytes; `nodes` counts the live ones.
-        """
-        self._sampled.replace(stats, memory, nodes)
+    def observe_node(self, state: Callable[[], NodeState]) -> None:
+        """How to ask the node for its own state, at each scrape."""
+        self._node.state = state
 
-    def observe_mailboxes(self, waiting: Mapping[str, int], limit: int) -> None:
-        """Bytes that wait in each mailbox, by its name (a topic's for ingestion), and how many may; replaces all."""
-        self._sampled.replace_mailboxes(waiting, limit)
+    def withdraw(self) -> None:
+        """The node drains: what it told of the cluster is for others to tell."""
+        self._sampled.withdraw()
 
     def forget_topic(self, topic: str) -> None:
         """Drop every series of a deleted topic. After its actors have ended: a later count would bring it back."""
@@ -255,27 +272,17 @@ class Metrics:
             self._claims,
             self._releases,
             self._replays,
+            self._persist_delays,
+            self._delivery_delays,
         ):
             series.forget(topic)
         self._sampled.forget_topic(topic)
 
     def forget_group(self, topic: str, group: str) -> None:
         """Drop every series of a deleted group."""
-        for series in (self._reads, self._acks, self._claims, self._releases):
+        for series in (self._reads, self._acks, self._claims, self._releases, self._delivery_delays):
             series.forget(topic, group)
 
     def exposition(self, accept: str) -> tuple[str, bytes]:
         """Content type and body for /metrics, in the format the `Accept` header asks for. Never raises for a header."""
         return render(self.registry, accept)
-
-    def _bind_http(self, method: str, path: str, status: int) -> tuple[Histogram, Counter]:
-        known_method = method if method in _METHODS else "OTHER"
-        known_path = self._paths[path]
-        known_status = status if 100 <= status <= 599 else 0
-        bound = (
-            self._http_seconds.labels(known_method, known_path),
-            self._http_responses.labels(known_method, known_path, str(known_status)),
-        )
-        if (known_method, known_path, known_status) == (method, path, status):
-            self._http[method, path, status] = bound  # only what is bounded is remembered
-        return bound

@@ -18,6 +18,7 @@ _ROLES = frozenset({"persister", "reaper"})
 
 
 class CountsRestarts(Protocol):
+    def actor_started(self, actor: str) -> None: ...
     def actor_restarted(self, actor: str) -> None: ...
 
 
@@ -31,6 +32,7 @@ class TreeObserver:
         log = _log.bind(actor=event.path, incarnation=event.incarnation)
         match event:
             case Started(incarnation=1):
+                self._metrics.actor_started(kind_of(event.path))
                 log.debug("actor started")
             case Started():
                 log.info("actor runs again")

@@ -1,8 +1,18 @@
-"""Bound children of labelled counters, found by a tuple in a tenth of a microsecond, and dropped by prefix."""
+"""Bound children of labelled counters, found by a tuple in a tenth of a microsecond, and dropped by prefix.
+
+No set of label values grows without end: beyond a bound everything new is counted under OTHER.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import Counter
+
+#: The label value of what is beyond the bound.
+OTHER: Final = "_other_"
+#: Label sets of one metric on one node. A thousand partitions of ten topics, and a scrape that still takes a moment.
+MOST_SERIES: Final = 10_000
 
 _Labels = tuple[str, str] | tuple[str, int] | tuple[str]
 
@@ -10,11 +20,14 @@ _Labels = tuple[str, str] | tuple[str, int] | tuple[str]
 class Series(dict[_Labels, tuple[Counter, ...]]):
     """Children of counters that share their labels: `(topic, partition)`, `(topic, group)` or `(topic,)`."""
 
-    def __init__(self, *counters: Counter) -> None:
+    def __init__(self, *counters: Counter, limit: int = MOST_SERIES) -> None:
         super().__init__()
         self._counters = counters
+        self._limit = limit
 
     def __missing__(self, labels: _Labels) -> tuple[Counter, ...]:
+        if len(self) >= self._limit:
+            return tuple(counter.labels(*[OTHER] * len(labels)) for counter in self._counters)
         children = tuple(counter.labels(*labels) for counter in self._counters)
         self[labels] = children
         return children
@@ -34,7 +47,7 @@ class Series(dict[_Labels, tuple[Counter, ...]]):
 
 
 class Kinds(dict[str, Counter]):
-    """Children of a counter with one label whose values are a closed set, or `other` beyond `limit` of them."""
+    """Children of a counter with one label whose values are a closed set, or OTHER beyond `limit` of them."""
 
     def __init__(self, counter: Counter, limit: int) -> None:
         super().__init__()
@@ -50,7 +63,7 @@ class Kinds(dict[str, Counter]):
 
 
 class Names(dict[str, str]):
-    """A set of label values that cannot grow without end: from `limit` on, new ones are `other`."""
+    """A set of label values that cannot grow without end: from `limit` on, new ones are OTHER."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -58,6 +71,6 @@ class Names(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         if len(self) >= self._limit:
-            return "other"
+            return OTHER
         self[name] = name
         return name

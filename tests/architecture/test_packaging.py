@@ -85,7 +85,8 @@ def test_every_declared_dependency_is_locked() -> None:
     declared = [
         *project["project"]["dependencies"],
         *project["project"]["optional-dependencies"]["embedded"],
-        *project["dependency-groups"]["dev"],
+        *project["dependency-groups"]["build"],
+        *(one for one in project["dependency-groups"]["dev"] if isinstance(one, str)),  # else it includes a group
         *project["build-system"]["requires"],
     ]
     locked = {

@@ -11,7 +11,7 @@ from openstream_http import schemas
 from openstream_http.auth import Role
 from openstream_runtime.domain.errors import Overloaded
 from openstream_runtime.domain.topics import Visibility
-from support.edge import EdgeClient
+from support.edge import EdgeClient, FakeMeter
 from support.fake_gateway import FakeGateway
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +112,13 @@ async def test_reading_hands_out_events_as_they_were_sent_and_says_they_arrived(
     assert {event.deliveries for event in read.events} == {1}
     assert {event.headers["h"] for event in read.events} == {"1"}
     assert (gateway.arrived, gateway.given_back) == (1, 0)
+
+
+async def test_what_was_handed_out_is_timed_once_its_answer_has_left(filled: EdgeClient, meter: FakeMeter) -> None:
+    await filled.post(f"{GROUP}/read", READ, role=Role.CONSUMER)
+    await filled.post(f"{GROUP}/read", READ, role=Role.CONSUMER)
+    ((topic, group, delays),) = meter.delays
+    assert (topic, group, len(delays)) == ("orders", "g", 10), "the second answer was empty"
 
 
 async def test_an_event_without_key_and_headers_is_told_as_such(client: EdgeClient) -> None:

@@ -65,6 +65,7 @@ class Node:
             rig.world,
             self.ingestors,
             self.readers,
+            store_mailbox(),
             publish=self._publish,
             sweep=self.gateway.sweep,
             maintain=rig.store.maintain,

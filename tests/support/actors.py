@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +22,7 @@ from trio.testing import MockClock
 from openstream_runtime.actors.board import Board
 from openstream_runtime.actors.tailer import Tailer
 from openstream_runtime.actors.world import Limits, World
-from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.ports import AppendBatch, Appended, NodeInfo
@@ -126,6 +126,18 @@ class Recorder:
 
     def persisted(self, topic: str, partition: int, events: int, quarantined: int) -> None:
         self.calls.append(("persisted", (topic, partition, events, quarantined)))
+
+    def persist_delay(self, topic: str, partition: int, events: Sequence[StoredEvent], now_ms: int) -> None:
+        self.calls.append(("persist_delay", (topic, partition, tuple(event.position for event in events), now_ms)))
+
+    def delivery_delay(self, topic: str, group: str, deliveries: Sequence[Delivery], now_ms: int) -> None:
+        self.calls.append(("delivery_delay", (topic, group, tuple(one.event.position for one in deliveries), now_ms)))
+
+    def store_failed(self) -> None:
+        self.calls.append(("store_failed", ()))
+
+    def loop_lag(self, seconds: float) -> None:
+        self.calls.append(("loop_lag", (seconds,)))
 
     def store_commit(self, events: int, seconds: float) -> None:
         self.calls.append(("store_commit", (events, seconds)))

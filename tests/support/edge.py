@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from quart import Quart, Response
 
 from openstream_http.auth import Role
 from openstream_http.edge import Edge
+from openstream_runtime.domain.events import Delivery
 from openstream_runtime.settings import Settings
 
 JWT_SECRET = "k8Jq2vZ0aPwX7mB4rT6yN1cD9eF3gH5j"
@@ -54,10 +56,14 @@ class FakeMeter:
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     ingests: list[str] = field(default_factory=list)
     rejections: list[str] = field(default_factory=list)
+    delays: list[tuple[str, str, list[int]]] = field(default_factory=list)
 
     def http_request(self, method: str, path: str, status: int, seconds: float) -> None:
         assert seconds >= 0
         self.requests.append((method, path, status))
+
+    def delivery_delay(self, topic: str, group: str, deliveries: Sequence[Delivery], now_ms: int) -> None:
+        self.delays.append((topic, group, [now_ms - one.event.position.ms for one in deliveries]))
 
     def ingest_request(self, status: str) -> None:
         self.ingests.append(status)

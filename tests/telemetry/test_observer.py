@@ -11,7 +11,11 @@ from supervisors.events import Exited, GaveUp, Removed, Restarting, Started, Sto
 
 class Counts:
     def __init__(self) -> None:
+        self.started: list[str] = []
         self.restarted: list[str] = []
+
+    def actor_started(self, actor: str) -> None:
+        self.started.append(actor)
 
     def actor_restarted(self, actor: str) -> None:
         self.restarted.append(actor)
@@ -49,6 +53,7 @@ def test_each_event_is_one_line_of_its_level(event: TreeEvent, level: str, says:
     assert line["incarnation"] == event.incarnation
     if getattr(event, "error", None) is not None:
         assert line["error"] == "ValueError: no such thing"
+    assert counts.started == (["node/partitions/*/persister"] if event == Started(path=ACTOR, incarnation=1) else [])
     assert counts.restarted == (["node/partitions/*/persister"] if isinstance(event, Restarting) else [])
 
 

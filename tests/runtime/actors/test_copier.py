@@ -62,6 +62,8 @@ async def test_a_backlog_goes_in_batches_and_the_cursor_is_published_on_the_way(
         await eventually(lambda: copier.cursor.position == positions[-1])
         await eventually(lambda: rig.redis.meta[AT].pid == positions[-1], within=0.1)
     assert [events for events, _ in rig.meter.of("store_commit")] == [10] * 9 + [5]
+    timed = [position for _, _, batch, _ in rig.meter.of("persist_delay") for position in batch]
+    assert timed == list(positions), "every event is timed once"
     assert rig.stored(topic) == [str(number) for number in range(95)]
 
 

@@ -89,3 +89,25 @@ async def test_while_draining_it_asks_nobody(rig: Rig) -> None:
         before = rig.redis.calls["stats"]
         await anyio.sleep(60)
         assert rig.redis.calls["stats"] == before
+
+
+async def test_lag_in_seconds_is_published_for_the_store_and_for_each_group(rig: Rig) -> None:
+    topic = await rig.topic()
+    await rig.append(topic, 1)
+    await rig.log.groups.create("orders", "g", {0: "$"})
+    async with running(Sampler(rig.world, lambda _: None)):
+        await anyio.sleep(30)
+        assert 26 <= rig.world.board.sample.unpersisted_lag[AT] <= 32
+        assert rig.world.board.sample.group_lag[AT] == {"g": 0.0}
+        await rig.append(topic, 2)
+        await anyio.sleep(20)
+        assert 46 <= rig.world.board.sample.unpersisted_lag[AT] <= 54, "the oldest counts"
+        assert 16 <= rig.world.board.sample.group_lag[AT]["g"] <= 24
+
+
+async def test_it_feels_how_late_the_event_loop_is(rig: Rig) -> None:
+    async with running(Sampler(rig.world, lambda _: None)):
+        await anyio.sleep(10)
+    felt = rig.meter.of("loop_lag")
+    assert 15 <= len(felt) <= 25
+    assert all(lag == (pytest.approx(0, abs=0.01),) for lag in felt)

@@ -61,6 +61,7 @@ async def test_a_write_that_fails_fails_for_everybody_and_the_next_goes_through(
         with pytest.raises(error):
             await mailbox.call(batch(topic, 0, 1))
         assert await mailbox.call(batch(topic, 0, 1)) == Committed()
+    assert (len(rig.meter.of("store_failed")), len(rig.meter.of("store_commit"))) == (1, 1)
 
 
 async def test_a_batch_nobody_waits_for_any_more_is_not_written(rig: Rig) -> None:
