@@ -15,7 +15,8 @@ class Batch:
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self.events: list[Event] = []
+        #: Beside `encoded`; None where the sender has no use for it.
+        self.events: list[Event | None] = []
         self.encoded: list[bytes] = []
         self.size = 0
         self.opened_at = anyio.current_time()
@@ -28,7 +29,7 @@ class Batch:
     def takes(self, size: int) -> bool:
         return not self.closed.is_set() and (not self.events or self.size + size <= self._max_bytes)
 
-    def add(self, event: Event, encoded: bytes) -> Receipt:
+    def add(self, encoded: bytes, event: Event | None = None) -> Receipt:
         self.events.append(event)
         self.encoded.append(encoded)
         self.outcomes.append(None)

@@ -118,6 +118,19 @@ class Calls:
         wish = _given(start_id=start_id, start_ms=start_ms, partitions=partitions)
         return await self._call(models.ResetDone, "POST", f"{_group(topic, group)}/reset", wish)
 
+    async def preview_reset(
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None = None,
+        start_ms: int | None = None,
+        partitions: Sequence[int] | None = None,
+    ) -> models.ResetPreview:
+        """What a reset would do. A node that knows no `dry_run` refuses the field, so it never resets by mistake."""
+        wish = _given(start_id=start_id, start_ms=start_ms, partitions=partitions, dry_run=True)
+        return await self._call(models.ResetPreview, "POST", f"{_group(topic, group)}/reset", wish)
+
     async def read(
         self,
         topic: str,

@@ -86,6 +86,25 @@ class ResetDone(Struct, frozen=True):
     discarded_pending: int = 0
 
 
+class ResetPartition(Struct, frozen=True):
+    """What a reset would do. `replayed`, `skipped` null: not counted; `at_least`: that many or more."""
+
+    partition: int
+    from_id: str
+    to_id: str
+    pending: int = 0
+    replayed: int | None = None
+    skipped: int | None = None
+    at_least: bool = False
+
+
+class ResetPreview(Struct, frozen=True):
+    topic: str
+    group: str
+    start_id: str
+    partitions: list[ResetPartition]
+
+
 class Kept(Struct, frozen=True):
     """An event of the history, or one that was delivered (`deliveries` ≥ 1). The payload is as the producer sent it."""
 

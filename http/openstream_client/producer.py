@@ -17,11 +17,11 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from openstream_client import tracing
-from openstream_client.backoff import Backoff, patiently
 from openstream_client.batch import Batch, Receipt
 from openstream_client.bell import Bell
 from openstream_client.calls import Calls, as_event
-from openstream_client.errors import ClientError, NotSent, Overloaded, PartlyDone, Rejected
+from openstream_client.delivery import deliver
+from openstream_client.errors import ClientError, NotSent
 from openstream_client.models import Event
 
 #: The node's own limit is 5000 events; its limit of bytes is a setting, 8 MiB unless set.
@@ -87,7 +87,7 @@ class Producer:
                 lane.queue[-1].closed.set()
             lane.queue.append(Batch(self._batch_events, self._batch_bytes))
             lane.more.ring()
-        return lane.queue[-1].add(event, encoded)
+        return lane.queue[-1].add(encoded, event)
 
     async def flush(self) -> None:
         """Wait until every event that was handed over has its outcome; raises the first failure."""
@@ -131,7 +131,7 @@ class Producer:
             try:
                 if self._failure is not None:
                     raise NotSent(f"an earlier event failed: {self._failure.detail}")
-                await self._deliver(batch)
+                await deliver(self._calls, self._topic, batch, ack=self._ack, give_up_after=self._give_up_after)
             except ClientError as error:
                 batch.settle_rest(error)
             finally:
@@ -148,35 +148,10 @@ class Producer:
         lane.queue.popleft()
         return batch
 
-    async def _deliver(self, batch: Batch) -> None:
-        """Send until every event has an outcome. Only what certainly was not kept is sent again."""
-        backoff = Backoff()
-        deadline = anyio.current_time() + self._give_up_after
-        while places := batch.open_places():
-            events = [batch.encoded[place] for place in places]
-            try:
-                produced = await patiently(
-                    lambda events=events: self._calls.produce_raw(self._topic, events, ack=self._ack),  # type: ignore[misc]
-                    give_up_after=max(0.0, deadline - anyio.current_time()),
-                    backoff=backoff,
-                )
-            except Rejected as rejected:
-                _settle_rejected(batch, places, rejected)
-            except PartlyDone as partly:
-                batch.settle_partly(places, partly)
-                if batch.open_places():
-                    pause = backoff.pause(Overloaded(facts=partly.facts).retry_after)
-                    if anyio.current_time() + pause > deadline:
-                        raise
-                    await anyio.sleep(pause)
-            else:
-                for place, placed in zip(places, produced.results, strict=True):
-                    batch.settle(place, placed)
-
     def _done(self, batch: Batch) -> None:
         batch.settle_rest(NotSent("the producer was closed while this event was on its way"))
         for event, outcome in zip(batch.events, batch.outcomes, strict=True):
-            if isinstance(outcome, ClientError):
+            if isinstance(outcome, ClientError) and event is not None:
                 if self._on_failure is not None:
                     self._on_failure(event, outcome)
                 elif self._failure is None:
@@ -192,12 +167,3 @@ class _Lane:
     def __init__(self) -> None:
         self.queue: deque[Batch] = deque()
         self.more = Bell()
-
-
-def _settle_rejected(batch: Batch, places: list[int], rejected: Rejected) -> None:
-    """The events the node names are settled and the rest stays open: nothing of the request was done."""
-    named = {error["loc"][1] for error in rejected.errors if error.get("loc", [])[:1] == ["events"]}
-    if not named:
-        raise rejected
-    for index in named:
-        batch.settle(places[index], rejected)

@@ -79,6 +79,7 @@ class SyncOpenStream:
     group = _waiting(Calls.group)
     delete_group = _waiting(Calls.delete_group)
     reset_group = _waiting(Calls.reset_group)
+    preview_reset = _waiting(Calls.preview_reset)
     read = _waiting(Calls.read)
     ack = _waiting(Calls.ack)
     claim = _waiting(Calls.claim)
