@@ -53,8 +53,7 @@ class Demo:
             tasks.start_soon(self._consume, FAST, 0.0)
             tasks.start_soon(self._consume, SLOW, 1 / (self._rate * SLOW_SHARE))
             tasks.start_soon(self._tell, tell)
-            with anyio.move_on_after(self._seconds):
-                await self._produce(stop)
+            await self._produce(stop)
             tasks.cancel_scope.cancel()
 
     async def _produce(self, stop: Stop) -> None:
@@ -64,8 +63,9 @@ class Demo:
             self.counts.failed += 1
 
         number = 0
+        until = anyio.current_time() + self._seconds
         async with self._client.producer(TOPIC, on_failure=failed) as producer:
-            while await stop.pause(0.1):
+            while anyio.current_time() < until and await stop.pause(0.1):
                 wave = 1 + 0.6 * ((number // 10) % 10 - 4.5) / 4.5
                 for _ in range(max(1, round(self._rate * wave / 10))):
                     await producer.send(self._order(self.counts.produced))

@@ -13,6 +13,7 @@ from openstream_ops.errors import OpsError
 
 #: Heading → field of a row.
 Columns = Mapping[str, str]
+LONGEST_UNBROKEN = 24
 
 
 class ReaderGone(OpsError):
@@ -79,7 +80,9 @@ class Output:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for heading, name in columns.items():
             number = all(isinstance(row.get(name), int | float | None) for row in rows)
-            table.add_column(heading, justify="right" if number else "left", overflow="fold")
+            # An id that is broken over two lines cannot be copied.
+            short = all(len(shown(row.get(name))) <= LONGEST_UNBROKEN for row in rows)
+            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=short)
         for row in rows:
             table.add_row(*(Text(shown(row.get(name))) for name in columns.values()))
         Console().print(table)

@@ -38,9 +38,9 @@ def work_out(group: Group, last: dict[int, str], start: str, partitions: Sequenc
         if partitions is not None and part.partition not in partitions:
             continue
         new = last.get(part.partition, part.last_delivered_id) if start == "$" else start
-        forward = _order(new) >= _order(part.last_delivered_id)
+        forward, stays = _order(new) >= _order(part.last_delivered_id), new == part.last_delivered_id
         # Going to the end skips exactly the lag; anything else would have to be counted in the stream.
-        skipped = part.lag if start == "$" else (None if forward else 0)
+        skipped = part.lag if start == "$" else (None if forward and not stays else 0)
         rows.append(
             ResetPartition(part.partition, part.last_delivered_id, new, part.pending, 0 if forward else None, skipped)
         )

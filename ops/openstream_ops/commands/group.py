@@ -146,12 +146,9 @@ def reset(
 
     output = Output(json)
     if dry_run or not yes:
-        rows = [
-            {**row, "at_least": ("≥ " if row["at_least"] else "")}
-            for row in msgspec.to_builtins(ask(look, url, token_file).partitions)
-        ]
+        rows = msgspec.to_builtins(ask(look, url, token_file).partitions)
         columns = {"PARTITION": "partition", "OLD": "from_id", "NEW": "to_id", "REPLAYED": "replayed",
-                   "SKIPPED": "skipped", "PENDING DROPPED": "pending", "": "at_least"}  # fmt: skip
+                   "SKIPPED": "skipped", "DROPPED": "pending", "OR MORE": "at_least"}  # fmt: skip
         if output.is_table or dry_run:
             output.rows(rows, columns)
     if dry_run:
