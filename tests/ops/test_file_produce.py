@@ -35,11 +35,11 @@ def line(number: int) -> str:
     return json.dumps({"event_type": "test", "payload": number, "partition_key": f"k{number % 7}"})
 
 
-def start(node: ScriptedNode, *arguments: str | Path, **popen: object) -> subprocess.Popen[str]:
+def start(node: ScriptedNode, *arguments: str | Path, stdin: int | None = None) -> subprocess.Popen[str]:
     env = {**os.environ, "OPENSTREAM_URL": node.url, "OPENSTREAM_TOKEN": "good", "XDG_STATE_HOME": "/nonexistent"}
     return subprocess.Popen(
         [sys.executable, "-m", "openstream_ops", "produce", "orders", *map(str, arguments)],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen,  # type: ignore[call-overload]
+        env=env, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

@@ -87,9 +87,19 @@ class FakeService:
                 return self._ack(topic, group, json.loads(request.content))
             case ["topics", topic, "groups", group, "claim"]:
                 return self._claim(topic, group, json.loads(request.content))
+            case ["metrics", "summary"]:
+                return httpx2.Response(200, json={"topics": [self._stats(topic) for topic in self.topics]})
             case ["topics", topic] if topic in self.topics:
                 return httpx2.Response(200, json={"topic": topic, "partitions": self.partitions, "new_field": 1})
         return problem(404, "not-found")
+
+    def _stats(self, topic: str) -> dict[str, Any]:
+        logs = enumerate(self.topics[topic])
+        stats: list[dict[str, Any]] = [
+            {"partition": number, "last_id": log[-1]["redis_id"] if log else "0-0", "groups": []}
+            for number, log in logs
+        ]
+        return {"topic": topic, "partition_stats": stats}
 
     @staticmethod
     def _is_produce(request: httpx2.Request) -> bool:
