@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from openstream_client import models, tracing
+from openstream_client.errors import ServerFault
 from openstream_client.transport import Params, Transport
 
 T = TypeVar("T")
@@ -251,7 +252,11 @@ class Calls:
     ) -> T:
         body = wish if wish is None or isinstance(wish, bytes) else msgspec.json.encode(wish)
         answer = await self._transport.send(method, path, body=body, params=params, repeatable=repeatable, wait=wait)
-        return msgspec.json.decode(answer.content, type=shape)
+        try:
+            return msgspec.json.decode(answer.content, type=shape)
+        except msgspec.DecodeError as error:
+            detail = f"{self._transport.url} answered what this client does not understand: {error}"
+            raise ServerFault(detail, status=answer.status_code) from error
 
 
 def as_event(event: models.Event | Mapping[str, Any]) -> models.Event:

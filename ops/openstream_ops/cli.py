@@ -62,6 +62,8 @@ def main() -> None:
     try:
         app()
     except OpsError as failure:
+        if failure.exit_code == 0:  # an end that was asked for, `openstream … | head` for one
+            sys.exit(0)
         from openstream_ops.screen import Screen
 
         Screen().error(failure.message, failure.hint)

@@ -67,6 +67,15 @@ async def test_unknown_fields_of_an_answer_are_no_error(client: OpenStream, serv
     assert (await client.topic("orders")).partitions == 2
 
 
+@pytest.mark.parametrize("content", [b"<html>", b'{"topic":1}', b"[]", b""])
+async def test_an_answer_nobody_understands_is_the_nodes_fault(
+    client: OpenStream, service: FakeService, content: bytes
+) -> None:
+    service.faults["orders"] = deque([httpx2.Response(200, content=content)])
+    with pytest.raises(ServerFault, match="does not understand"):
+        await client.topic("orders")
+
+
 async def test_what_can_be_repeated_is_asked_of_the_next_node(client: OpenStream, service: FakeService) -> None:
     service.put("orders", 1)
     service.faults["orders"] = deque([httpx2.ReadError("broke")])
