@@ -123,6 +123,27 @@ def test_the_client_without_await(cluster: Cluster, topic: str) -> None:
         assert client.group(topic, "all").pending == 0
 
 
+@pytest.mark.anyio
+async def test_history_in_pages_and_as_a_stream(cluster: Cluster, topic: str) -> None:
+    async with OpenStream(cluster.urls, cluster.token()) as client:
+        await client.create_topic(topic, partitions=3)
+        for first in range(0, 900, 300):
+            await client.produce(topic, [Event("test", n, f"k{n % 20}") for n in range(first, first + 300)])
+        streamed = [event.payload async for event in client.stream_history(topic)]
+        assert sorted(streamed) == list(range(900))
+        paged, next_id = [], None
+        while True:
+            page = await client.history(topic, partition=1, limit=70, from_id=next_id)
+            paged += [event.payload for event in page.events]
+            next_id = page.next_id
+            if next_id is None:
+                break
+        assert paged == [event.payload async for event in client.stream_history(topic, partition=1)]
+        assert [event.payload async for event in client.stream_history(topic, key="k7", event_type="test")] == list(
+            range(7, 900, 20)
+        )
+
+
 # ---- the commands
 
 
@@ -191,6 +212,31 @@ def test_a_reader_that_has_enough_is_no_error(cluster: Cluster, topic: str) -> N
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["event_type"] == "t"
+
+
+def test_a_tail_shows_what_comes_and_moves_nobody(cluster: Cluster, topic: str) -> None:
+    rows(openstream(cluster, "produce", topic, '"before"', "-k", "k", "-p", "1"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "openstream_ops", "tail", topic, "-n", "2", "--from", "1h"],
+        env=environment(cluster), stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["payload"] == "before"
+        rows(openstream(cluster, "produce", topic, '"after"', "-k", "k"))
+        assert json.loads(process.stdout.readline())["payload"] == "after"
+        assert process.wait(20) == 0
+    assert rows(openstream(cluster, "group", "list", topic)) == []
+
+
+def test_a_replay_from_start_to_end(cluster: Cluster, topic: str) -> None:
+    lines = "".join(json.dumps({"event_type": "t", "payload": number}) + "\n" for number in range(200))
+    assert openstream(cluster, "produce", topic, "-p", "2", stdin=lines).returncode == 0
+    rows(openstream(cluster, "topic", "create", f"{topic}.again", "-p", "2"))
+    (started,) = rows(openstream(cluster, "replay", "start", topic, f"{topic}.again"))
+    followed = rows(openstream(cluster, "replay", "status", started["replay_id"], "--follow"))
+    assert (followed[-1]["state"], followed[-1]["copied"]) == ("done", 200)
+    assert started["replay_id"] in [row["replay_id"] for row in rows(openstream(cluster, "replay", "list"))]
+    assert openstream(cluster, "replay", "status", "nothing").returncode == 1
 
 
 def test_the_state_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
