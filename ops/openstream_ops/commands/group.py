@@ -147,8 +147,16 @@ def reset(
     output = Output(json)
     if dry_run or not yes:
         rows = msgspec.to_builtins(ask(look, url, token_file).partitions)
-        columns = {"PARTITION": "partition", "OLD": "from_id", "NEW": "to_id", "REPLAYED": "replayed",
-                   "SKIPPED": "skipped", "DROPPED": "pending", "OR MORE": "at_least"}  # fmt: skip
+        columns = {
+            "PARTITION": "partition",
+            "OLD": "from_id",
+            "NEW": "to_id",
+            "REPLAYED": "replayed",
+            "SKIPPED": "skipped",
+            "DROPPED": "pending",
+        }
+        if any(row["at_least"] for row in rows):
+            columns["OR MORE"] = "at_least"
         if output.is_table or dry_run:
             output.rows(rows, columns)
     if dry_run:
