@@ -34,7 +34,7 @@ format: setup ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 types: setup ## mypy, strict, sources and tests
-	$(BIN)/mypy --package openstream_runtime --package supervisors --package openstream_http --package openstream_ops
+	$(BIN)/mypy --package openstream_runtime --package supervisors --package openstream_http --package openstream_client --package openstream_ops
 	$(BIN)/mypy tests
 
 imports: setup ## who may import whom

@@ -36,6 +36,10 @@ def for_nodes(
     ):
         screen.line(curl(url, path, body))
     screen.line()
+    screen.line("  Or without curl, and without a token: it is kept for the commands.", "bold")
+    screen.line("openstream status")
+    screen.line("openstream demo")
+    screen.line()
     screen.line("  One more node:", "bold")
     screen.line(how_to_join(env_file, next_port))
     screen.line()

@@ -34,3 +34,31 @@ class StartCancelled(OpsError):
 
 class NodeFailed(OpsError):
     """A node ended by itself or never became ready."""
+
+
+class Refused(OpsError):
+    """The node said no."""
+
+
+class OutOfReach(OpsError):
+    """No node answered."""
+
+    exit_code = 3
+
+
+class NotAllowed(OpsError):
+    """The token is missing, expired or may not do this."""
+
+    exit_code = 4
+
+
+class GaveUp(OpsError):
+    """The node stayed overloaded for longer than we wait."""
+
+    exit_code = 5
+
+
+class Interrupted(OpsError):
+    """Ctrl-C, or a SIGTERM."""
+
+    exit_code = 130

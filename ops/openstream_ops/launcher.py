@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from openstream_ops import banner, environment, guard, ports
+from openstream_ops import banner, context, environment, guard, ports
 from openstream_ops.errors import NodeFailed, OpsError, ServerFailed, StartCancelled, UsageError
 from openstream_ops.node_process import STOP_GRACE, NodeProcess
 from openstream_ops.screen import Screen
@@ -121,15 +121,25 @@ class Launcher:
         if self._plan.servers_only:
             banner.for_servers(self._screen, where.env_file, self._plan.port)
             return
-        first = self._nodes[0]
+        urls = [node.url for node in self._nodes]
+        token = self._nodes[0].mint_token(environment.DEV_ADMIN_SECRET)
+        if token is not None:
+            self._write_context(urls, token)
         banner.for_nodes(
             self._screen,
-            urls=[node.url for node in self._nodes],
-            token=first.mint_token(environment.DEV_ADMIN_SECRET),
+            urls=urls,
+            token=token,
             data_dir=None if self._plan.data_dir is None else where.path,
             env_file=where.env_file,
             next_port=self._plan.ports().stop,
         )
+
+    def _write_context(self, urls: list[str], token: str) -> None:
+        """So that `openstream status` and the others need neither URL nor token. Without it they can be told both."""
+        try:
+            context.write(context.context_file(os.environ), urls, token)
+        except OSError as error:
+            self._screen.hint(f"commands will need OPENSTREAM_URL and OPENSTREAM_TOKEN: {error}")
 
     # ---- steady
 
@@ -156,6 +166,7 @@ class Launcher:
         """Nodes first: they still have to write what they have acknowledged. Then the servers."""
         begin = time.monotonic()
         if self._nodes:
+            context.forget(context.context_file(os.environ), [node.url for node in self._nodes])
             self._screen.line("  stopping; Ctrl-C once more does not wait for the nodes", "dim")
             for node in self._nodes:
                 node.ask_to_stop()

@@ -13,6 +13,8 @@ from openstream_ops import process_tree
 # Longer than a node's own grace (OPENSTREAM_GRACE_MS, 8 s unless set): it should end by itself, not by our hand.
 STOP_GRACE = 12.0
 LOG_TAIL_LINES = 20
+#: The longest a node gives: nobody wants to log in again in the middle of a day with a development setup.
+DEV_TOKEN_S = 86_400
 
 
 class NodeProcess:
@@ -61,7 +63,7 @@ class NodeProcess:
 
     def mint_token(self, admin_secret: str) -> str | None:
         """An admin token, None when the node gives none."""
-        wish = {"sub": "dev", "role": "admin", "admin_secret": admin_secret}
+        wish = {"sub": "dev", "role": "admin", "admin_secret": admin_secret, "ttl_s": DEV_TOKEN_S}
         try:
             status, body = self._request("POST", "/v1/auth/token", json.dumps(wish))
             return str(json.loads(body)["token"]) if status in (200, 201) else None

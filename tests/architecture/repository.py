@@ -15,6 +15,7 @@ PACKAGES = {
     "supervisors": "supervisors",
     "openstream_runtime": "openstream_runtime",
     "openstream_http": "http/openstream_http",
+    "openstream_client": "http/openstream_client",
     "openstream_ops": "ops/openstream_ops",
 }
 
@@ -54,7 +55,7 @@ def tracked() -> tuple[str, ...]:
 
 
 def sources() -> tuple[str, ...]:
-    """The Python files of the four packages."""
+    """The Python files of the five packages."""
     folders = tuple(f"{folder}/" for folder in PACKAGES.values())
     return tuple(name for name in files() if name.endswith(".py") and name.startswith(folders))
 

@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "quart_schema": ("http/openstream_http/",),
     "hypercorn": ("http/openstream_http/",),
     "werkzeug": ("http/openstream_http/",),
+    "httpx2": ("http/openstream_client/",),
     "joserfc": ("http/openstream_http/",),
     "prometheus_client": ("openstream_runtime/telemetry/",),
     "pydantic": ("openstream_runtime/settings.py", "http/openstream_http/"),

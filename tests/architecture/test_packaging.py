@@ -37,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_the_four_packages_at_its_top_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_five_packages_at_its_top_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     info = f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"

@@ -47,7 +47,13 @@ class Dev:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, "FAKE_NODE_JOURNAL": str(journal), "FAKE_NODE": behaviour, "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                "FAKE_NODE_JOURNAL": str(journal),
+                "FAKE_NODE": behaviour,
+                "PYTHONUNBUFFERED": "1",
+                "XDG_STATE_HOME": str(journal.parent),  # never the context of the developer's own shell
+            },
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -1,5 +1,6 @@
 """`openstream dev` from outside: what it shows, in which order it takes things down, and that nothing stays behind."""
 
+import json
 import os
 import signal
 import stat
@@ -95,6 +96,22 @@ def test_two_nodes_come_up_and_drain_before_their_servers_stop(
     assert time.monotonic() - begin < 10
     assert sorted(dev.events("drained")) == both
     assert_nothing_left(dev, data)
+
+
+def test_the_context_of_the_commands_is_there_while_it_runs_and_for_nobody_else(
+    launch: Launch, tmp_path: Path, free_port: int
+) -> None:
+    dev = launch("--data-dir", str(tmp_path / "data"), "--port", str(free_port))
+    dev.wait_for(UP)
+    context = tmp_path / "openstream" / "context.json"
+    assert json.loads(context.read_text()) == {
+        "urls": [f"http://127.0.0.1:{free_port}"],
+        "token": "token-of-admin",
+    }
+    assert stat.S_IMODE(context.stat().st_mode) == 0o600
+    dev.ctrl_c()
+    dev.end()
+    assert not context.exists()
 
 
 def test_no_secret_is_shown(launch: Launch, tmp_path: Path, free_port: int) -> None:

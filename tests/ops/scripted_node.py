@@ -1,0 +1,102 @@
+"""A node that does what a test tells it, on a real port: faults that no real node has on demand."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+#: Instead of an answer to a produce request: a problem; `lost` (kept, and the connection breaks); `refused lines`.
+Fault = tuple[int, str, dict[str, Any]] | str
+
+
+class ScriptedNode:
+    """Keeps what is produced, in order."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Any]] = []
+        self.faults: deque[Fault] = deque()
+        #: A produce request waits for this; a test clears it to hold one on its way.
+        self.open = threading.Event()
+        self.open.set()
+        self.arrived = threading.Event()
+        self.tokens: list[str | None] = []
+        self.url = ""
+
+    def produce(self, events: list[dict[str, Any]]) -> tuple[int, dict[str, Any]] | None:
+        self.arrived.set()
+        self.open.wait(30)
+        fault = self.faults.popleft() if self.faults else None
+        if isinstance(fault, tuple):
+            status, slug, facts = fault
+            return status, {"type": f"/problems/{slug}", "detail": f"it is {slug}", "status": status, **facts}
+        self.kept += events
+        if fault == "lost":
+            return None
+        first = len(self.kept) - len(events)
+        results = [{"partition": 0, "redis_id": f"{first + place}-0"} for place in range(len(events))]
+        return 200, {"topic": "orders", "partitions": 1, "results": results}
+
+
+@contextmanager
+def serving(node: ScriptedNode) -> Iterator[ScriptedNode]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            node.tokens.append(self.headers.get("Authorization"))
+            answer = node.produce(body["events"])
+            if answer is None:
+                self.close_connection = True
+                self.connection.close()
+                return
+            self.answer(*answer)
+
+        def do_GET(self) -> None:
+            node.tokens.append(self.headers.get("Authorization"))
+            if self.headers.get("Authorization") != "Bearer good":
+                self.answer(401, {"type": "/problems/unauthenticated", "detail": "no or bad token"})
+            else:
+                self.answer(404, {"type": "/problems/not-found", "detail": "there is nothing"})
+
+        def answer(self, status: int, body: dict[str, Any]) -> None:
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json" if status == 200 else "application/problem+json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except (ConnectionError, ValueError):
+                self.close_connection = True  # a client that was killed, or a connection we broke ourselves
+
+        def finish(self) -> None:
+            try:
+                super().finish()
+            except (ConnectionError, ValueError):
+                self.close_connection = True
+
+    class Server(http.server.ThreadingHTTPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        node.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield node
+        finally:
+            node.open.set()
+            server.shutdown()
+            thread.join(10)
