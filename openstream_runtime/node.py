@@ -133,8 +133,16 @@ async def _live(world: World, store: Store, metrics: Metrics, front: Front, stop
         metrics.observe_sample(sample.streams, memory, len(world.board.nodes))
         waiting = {name: box.bytes for name, box in ingestors.mailboxes()}
         metrics.observe_mailboxes(waiting, world.limits.mailbox_bytes)
+        gateway.observe(sample)
 
-    gateway = Gateway(world, ingestors, readers, tree=lambda: tree.snapshot(), exposition=metrics.exposition)
+    gateway = Gateway(
+        world,
+        ingestors,
+        readers,
+        tree=lambda: tree.snapshot(),
+        exposition=metrics.exposition,
+        pulse=metrics.pulse,
+    )
     tree = build_tree(
         world,
         ingestors,
