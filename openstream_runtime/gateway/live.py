@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from openstream_runtime.actors.board import Sample
@@ -127,11 +127,14 @@ class Live:
         }
 
     def _trend(self, topic: str, group: str) -> float:
-        """By how much the lag grew a second, over the samples remembered of it."""
-        lags = self._lags.get((topic, group))
-        if not lags or lags[-1][0] <= lags[0][0]:
+        """By how much the lag grew a second: the later half of what is remembered against the earlier one, so that
+        the sawtooth of a consumer that reads in batches is no trend."""
+        lags = list(self._lags.get((topic, group), ()))
+        half = len(lags) // 2
+        if half == 0:
             return 0.0
-        return round((lags[-1][1] - lags[0][1]) / (lags[-1][0] - lags[0][0]), 2)
+        (early, before), (late, after) = _mean(lags[:half]), _mean(lags[-half:])
+        return round((after - before) / (late - early), 2) if late > early else 0.0
 
     def _detail(self, topic: Topic) -> dict[str, Any]:
         sample, flow = self._world.board.sample, self._flows.get(topic.name)
@@ -198,6 +201,10 @@ def _restarted(node: NodeSnapshot, above: str) -> list[dict[str, Any]]:
     for child in node.children:
         found += _restarted(child, path)
     return found
+
+
+def _mean(lags: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    return sum(at for at, _ in lags) / len(lags), sum(lag for _, lag in lags) / len(lags)
 
 
 def _ms(seconds: float | None) -> float | None:
