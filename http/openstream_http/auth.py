@@ -8,7 +8,7 @@ before costs a lookup.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -49,7 +49,7 @@ class Principal:
     role: Role
     topics: tuple[str, ...] | None = None
     #: Seconds since the epoch, the leeway for clocks included: a stream ends then.
-    expires: float = 0.0
+    expires: float = field(default=0.0, compare=False)
 
     def allows(self, topic: str) -> bool:
         return self.topics is None or any(fnmatchcase(topic, pattern) for pattern in self.topics)

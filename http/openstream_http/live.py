@@ -91,7 +91,7 @@ async def _snapshots(
         yield sse.frame("history", msgspec.json.encode(gateway.live_history()))
     while clock.monotonic() < ends:
         yield sse.frame("snapshot", msgspec.json.encode(gateway.live(allows, topic=topic, everything=everything)))
-        if not await gateway.rest(PERIOD):
+        if not await gateway.rest(min(PERIOD, ends - clock.monotonic())):
             yield _bye("the node is draining")
             return
     yield _bye("the stream has lived long enough, or its token has")
@@ -102,7 +102,7 @@ async def _events(seat: Seat, clock: Clock, life: float) -> AsyncIterator[bytes]
     yield sse.frame("open", b"{}")
     while clock.monotonic() < ends:
         heard = None
-        with anyio.move_on_after(sse.HEARTBEAT):
+        with anyio.move_on_after(min(sse.HEARTBEAT, ends - clock.monotonic())):
             heard = await seat.take()
         if heard is None:
             yield sse.PULSE
