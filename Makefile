@@ -5,7 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format types imports kernel unit chaos ops-check lock clean
+.PHONY: help setup run dashboard ui ui-test browser test lint format types imports kernel unit chaos ops-check lock clean
+
+UI       := http/openstream_http/static/ui/index.html
+UI_FILES := $(shell find ui -name node_modules -prune -o -path ui/browser/out -prune -o -type f -print 2>/dev/null)
 
 help: ## print these words
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,8 +23,32 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
 
-run: setup ## Valkey, PostgreSQL and one node on this machine; Ctrl-C ends all three
+run: setup dashboard ## Valkey, PostgreSQL and one node on this machine; Ctrl-C ends all three
 	@exec $(BIN)/openstream dev $(ARGS)
+
+# Before a start: a dashboard that is old or missing is built, where npm is there; a start never fails or waits for long.
+dashboard:
+	@if command -v npm >/dev/null 2>&1 && ! $(MAKE) --question --silent $(UI) 2>/dev/null; then \
+	  echo "Building the dashboard" >&2; \
+	  timeout 60 $(MAKE) --silent $(UI) >ui/build.log 2>&1 || \
+	    echo "The dashboard could not be built (ui/build.log); everything else works without it." >&2; \
+	fi
+
+ui: $(UI) ## build the dashboard (needs Node.js 20 or newer)
+
+ui/node_modules/.package-lock.json: ui/package.json ui/package-lock.json
+	cd ui && npm ci --silent
+	@touch $@
+
+$(UI): ui/node_modules/.package-lock.json $(UI_FILES)
+	cd ui && npm run --silent build
+	@touch $@
+
+ui-test: ui/node_modules/.package-lock.json ## the dashboard's unit tests
+	cd ui && npm run --silent test
+
+browser: setup $(UI) ## the dashboard in a real Chromium against real nodes; screenshots in ui/browser/out
+	cd ui && npm run --silent browser
 
 test: lint types imports kernel unit ## everything that must hold before a commit
 
@@ -62,4 +89,4 @@ lock: ## resolve pyproject.toml again into requirements.txt, with hashes and wit
 	  --no-header --no-emit-index-url --no-emit-find-links --output-file ops/docker/build-requirements.txt --quiet
 
 clean: ## forget .venv and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf ui/node_modules $(dir $(UI)) $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -132,9 +132,17 @@ async def _live(world: World, store: Store, metrics: Metrics, front: Front, stop
 
     def publish(sample: Sample) -> None:
         metrics.observe_sample(cluster_sample(sample, world.board))
+        gateway.observe(sample)
 
     metrics.observe_node(state_of(world, ingestors, readers, writer, store.stats))
-    gateway = Gateway(world, ingestors, readers, tree=lambda: tree.snapshot(), exposition=metrics.exposition)
+    gateway = Gateway(
+        world,
+        ingestors,
+        readers,
+        tree=lambda: tree.snapshot(),
+        exposition=metrics.exposition,
+        pulse=metrics.pulse,
+    )
     tree = build_tree(
         world,
         ingestors,

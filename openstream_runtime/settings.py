@@ -44,6 +44,16 @@ def _url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _web(value: str) -> str:
+    """A link for people: never one that a browser would run."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("expected a URL that begins with http:// or https://")
+    return value
+
+
+Link = Annotated[str, AfterValidator(_web)]
+
+
 class Settings(BaseSettings):
     """What a node is told. Durations are milliseconds, sizes are bytes, as the names say."""
 
@@ -92,6 +102,10 @@ class Settings(BaseSettings):
     log_level: str = Field("info", validation_alias="OPENSTREAM_LOG_LEVEL", pattern=r"^(debug|info|warning|error)$")
     #: `auto`: readable on a terminal, JSON elsewhere.
     log_format: Literal["auto", "json", "console"] = Field("auto", validation_alias="OPENSTREAM_LOG_FORMAT")
+
+    # Where the dashboard links to.
+    grafana_url: Link | None = Field(None, validation_alias="OPENSTREAM_GRAFANA_URL")
+    prometheus_url: Link | None = Field(None, validation_alias="OPENSTREAM_PROMETHEUS_URL")
 
     @classmethod
     def settings_customise_sources(

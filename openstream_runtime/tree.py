@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from openstream_runtime.actors.assigner import Assigner
 from openstream_runtime.actors.board import Sample
+from openstream_runtime.actors.broadcaster import Broadcaster
 from openstream_runtime.actors.catalog import CatalogKeeper
 from openstream_runtime.actors.checkpointer import Checkpointer
 from openstream_runtime.actors.confirmer import Confirmer
@@ -74,6 +75,7 @@ def build_tree(
             ingestors.spec(),
             Confirmer.spec(world),
             readers.spec(),
+            Broadcaster.spec(world),
             front,
         ],
         max_restarts=RESTARTS,

@@ -15,11 +15,13 @@ from openstream_http import access, cors
 from openstream_http.access import ROUTE
 from openstream_http.auth import Verifier
 from openstream_http.connection import BoundedRequest, Connection, notes
+from openstream_http.dashboard import dashboard
 from openstream_http.docs import docs
 from openstream_http.edge import Edge
 from openstream_http.groups import groups
 from openstream_http.guard import Guard
 from openstream_http.history import history
+from openstream_http.live import live
 from openstream_http.problems import BY_STATUS, INTERNAL, MALFORMED, Kind, Problem, of_error
 from openstream_http.produce import produce
 from openstream_http.rendering import problem_response
@@ -35,7 +37,7 @@ from openstream_runtime.settings import Settings
 #: Seconds to hand an answer to the server: a reader slower than this gets the rest never.
 RESPONSE_TIMEOUT = 60
 BODY_TIMEOUT = 10.0
-_BLUEPRINTS = (tokens, topics, produce, groups, history, replays, watching, docs)
+_BLUEPRINTS = (tokens, topics, produce, groups, history, replays, watching, live, dashboard, docs)
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ before costs a lookup.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -48,6 +48,8 @@ class Principal:
     subject: str
     role: Role
     topics: tuple[str, ...] | None = None
+    #: Seconds since the epoch, the leeway for clocks included: a stream ends then.
+    expires: float = field(default=0.0, compare=False)
 
     def allows(self, topic: str) -> bool:
         return self.topics is None or any(fnmatchcase(topic, pattern) for pattern in self.topics)
@@ -105,13 +107,13 @@ class Verifier:
             if self._now() < found[0]:
                 return found[1]
             del self._remembered[digest]
-        principal, expires = self._check(token)
+        principal = self._check(token)
         if len(self._remembered) >= _MAX_REMEMBERED:
             del self._remembered[next(iter(self._remembered))]  # the oldest; it is verified again if it still comes
-        self._remembered[digest] = (min(expires + LEEWAY, self._now() + REMEMBERED), principal)
+        self._remembered[digest] = (min(principal.expires, self._now() + REMEMBERED), principal)
         return principal
 
-    def _check(self, token: str) -> tuple[Principal, float]:
+    def _check(self, token: str) -> Principal:
         try:
             decoded = jwt.decode(token, self._key, algorithms=[ALGORITHM])
             self._claims.validate(decoded.claims)
@@ -128,7 +130,7 @@ class Verifier:
             raise _unauthenticated(f"the claim sub has 1 to {MAX_SUBJECT_CHARS} printable characters")
         if not isinstance(claims["role"], str):  # joserfc takes a list that holds an allowed value
             raise _unauthenticated(f"the claim role is one of {', '.join(Role)}")
-        return Principal(subject, Role(claims["role"]), _patterns(claims)), float(claims["exp"])
+        return Principal(subject, Role(claims["role"]), _patterns(claims), float(claims["exp"]) + LEEWAY)
 
 
 def _patterns(claims: dict[str, Any]) -> tuple[str, ...] | None:

@@ -1,11 +1,12 @@
-"""What a person sees in a browser: a front page, the API's description, Swagger UI from our own files, problems."""
+"""What a person reads in a browser: the API's description, Swagger UI from our own files, problems."""
 
 from __future__ import annotations
 
 from functools import cache
 from hashlib import sha256
 from html import escape
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from importlib.resources import files
 
 import msgspec
@@ -47,30 +48,13 @@ _SWAGGER_HEAD = """<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
 <script src="/docs/assets/swagger-ui-bundle.js" defer></script>
 <script src="/docs/assets/init.js" defer></script>
 """
-_FRONT = """<main>
-<h1>OpenStream</h1>
-<p>Event streaming over HTTP: ordered partitions on Redis Streams, remembered by PostgreSQL.</p>
-<ul>
-<li><a href="/docs">API, to try out</a> (<a href="/openapi.json">openapi.json</a>)</li>
-<li><a href="/metrics">Metrics</a> for Prometheus</li>
-<li><a href="/readyz?verbose">Is this node ready?</a></li>
-<li><a href="/problems">Problems and what they mean</a></li>
-</ul>
-</main>"""
-
 docs = Blueprint("docs", __name__)
-
-
-@docs.get("/")
-@public
-async def front() -> Response:
-    return _page("OpenStream", _FRONT)
 
 
 @docs.get("/docs")
 @public
 async def swagger() -> Response:
-    return _page("OpenStream API", '<div id="swagger-ui"></div>', _SWAGGER_HEAD)
+    return page("OpenStream API", '<div id="swagger-ui"></div>', _SWAGGER_HEAD)
 
 
 @docs.get("/docs/assets/<name>")
@@ -91,7 +75,7 @@ async def asset(name: str) -> Response:
 async def openapi() -> Response:
     extensions = current_app.extensions
     if "openapi" not in extensions:  # the routes do not change while a node runs
-        extensions["openapi"] = msgspec.json.encode(describe(edge().app, _version()))
+        extensions["openapi"] = msgspec.json.encode(describe(edge().app, version()))
     return Response(extensions["openapi"], content_type=JSON)
 
 
@@ -101,7 +85,7 @@ async def problem_list() -> Response:
     items = "".join(
         f'<li><a href="/problems/{kind.slug}">{kind.slug}</a> ({kind.status})</li>\n' for kind in KINDS.values()
     )
-    return _page("Problems", f"<main>\n<h1>Problems</h1>\n<ul>\n{items}</ul>\n</main>")
+    return page("Problems", f"<main>\n<h1>Problems</h1>\n<ul>\n{items}</ul>\n</main>")
 
 
 @docs.get("/problems/<slug>")
@@ -114,10 +98,11 @@ async def problem(slug: str) -> Response:
         f"<main>\n<h1>{escape(kind.title)}</h1>\n<p>{escape(kind.about)}</p>\n<p>Status {kind.status}, "
         f'<code>"type": "/problems/{kind.slug}"</code></p>\n<p><a href="/problems">All problems</a></p>\n</main>'
     )
-    return _page(kind.title, body)
+    return page(kind.title, body)
 
 
-def _page(title: str, body: str, head: str = "") -> Response:
+def page(title: str, body: str, head: str = "") -> Response:
+    """A plain page of ours; `body` and `head` are HTML."""
     page = _PAGE.format(title=escape(title), body=body, head=head)
     return Response(page, content_type=_HTML, headers={"Content-Security-Policy": CSP})
 
@@ -128,8 +113,9 @@ def _asset(name: str) -> tuple[bytes, str]:
     return body, sha256(body).hexdigest()[:32]
 
 
-def _version() -> str:
+def version() -> str:
+    """Of what runs here."""
     try:
-        return version("openstream-runtime")
+        return version_of("openstream-runtime")
     except PackageNotFoundError:  # run from a plain checkout
         return "0"

@@ -19,6 +19,7 @@ from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.names import check_consumer, check_group
 from openstream_runtime.domain.positions import Position
+from openstream_runtime.gateway.preview import ResetPreview
 from openstream_runtime.gateway.results import Handout
 from openstream_runtime.ports import GroupPartition
 
@@ -142,11 +143,19 @@ async def ack(topic: str, group: str) -> Response:
 @permits(Role.ADMIN)
 @describes("groups", request=schemas.ResetRequest, responses={200: schemas.ResetAnswer}, problems=(409, 503))
 async def reset(topic: str, group: str) -> Response:
-    """Move a group to another place; what it had pending is dropped and counted."""
+    """Move a group to another place; what it had pending is dropped and counted.
+
+    With `dry_run` nothing is changed: the answer says, partition by partition, what would be.
+    """
     asked = await read_json(_RESET)
     start_id = _start_id(asked.start_id, asked.start_ms)
     if start_id is None and asked.start_ms is None:
         raise invalid("expected start_id or start_ms", "start_id")
+    if asked.dry_run:
+        seen = await edge().gateway.preview_reset(
+            topic, group, start_id=start_id, start_ms=asked.start_ms, partitions=_distinct(asked.partitions)
+        )
+        return json_response(_preview(topic, group, seen))
     done = await edge().gateway.reset(
         topic, group, start_id=start_id, start_ms=asked.start_ms, partitions=_distinct(asked.partitions)
     )
@@ -175,6 +184,17 @@ def _count_delays(topic: str, group: str, deliveries: Sequence[Delivery]) -> Cal
     if meter is None or not deliveries:
         return None
     return lambda: meter.delivery_delay(topic, group, deliveries, clock.now_ms())
+
+
+def _preview(topic: str, group: str, seen: ResetPreview) -> schemas.ResetAnswer:
+    partitions = [
+        schemas.ResetPartition(
+            one.partition, str(one.old), str(one.new), one.pending, one.replayed, one.skipped, one.at_least
+        )
+        for one in seen.partitions
+    ]
+    pending = sum(one.pending for one in seen.partitions)
+    return schemas.ResetAnswer(topic, group, seen.start_id, len(partitions), pending, True, partitions)
 
 
 def _partition(found: GroupPartition) -> schemas.GroupPartitionAnswer:

@@ -15,6 +15,8 @@ from openstream_runtime.domain.history import Place
 from openstream_runtime.domain.positions import Position
 
 JSON = "application/json"
+#: Of a payload in a live tail.
+HEAD_BYTES = 4_096
 
 
 @lru_cache(maxsize=10_000)
@@ -65,6 +67,31 @@ def handed_out(topic: str, group: str, consumer: str, deliveries: Sequence[Deliv
         text(consumer),
         count,
         b",".join([_delivery(delivery) for delivery in deliveries]),
+    )
+
+
+def tailed(events: Sequence[tuple[int, StoredEvent]], dropped: int) -> bytes:
+    """Events for people to look at: a large payload comes as its head, as text."""
+    return b'{"dropped":%d,"events":[%b]}' % (dropped, b",".join([_tailed(*one) for one in events]))
+
+
+def _tailed(partition: int, event: StoredEvent) -> bytes:
+    payload = b'"payload":%b' % event.payload
+    if len(event.payload) > HEAD_BYTES:
+        head = event.payload[:HEAD_BYTES].decode("utf-8", "ignore")
+        payload = b'"payload_head":%b,"payload_bytes":%d' % (msgspec.json.encode(head), len(event.payload))
+    return (
+        b'{"partition":%d,"redis_id":"%d-%d","event_type":%b,"partition_key":%b,"timestamp_ms":%d,"headers":%b,%b}'
+        % (
+            partition,
+            event.position.ms,
+            event.position.seq,
+            text(event.event_type),
+            b"null" if event.partition_key is None else text(event.partition_key),
+            event.timestamp_ms,
+            event.headers or b"{}",
+            payload,
+        )
     )
 
 

@@ -253,19 +253,36 @@ class ClaimAnswer(ReadAnswer):
 
 
 class ResetRequest(Request):
-    """`start_id` or `start_ms`, exactly one."""
+    """`start_id` or `start_ms`, exactly one. `dry_run`: only say what would happen."""
 
     start_id: StartId | None = None
     start_ms: Milliseconds | None = None
     partitions: Partitions | None = None
+    dry_run: bool = False
 
 
-class ResetAnswer(Answer):
+class ResetPartition(Answer):
+    """From where to where, and how many events that replays or skips; `at_least`: that many or more."""
+
+    partition: int
+    from_id: str
+    to_id: str
+    pending: int
+    replayed: int
+    skipped: int
+    at_least: bool
+
+
+class ResetAnswer(Answer, omit_defaults=True):
+    """`partitions` in a dry run alone: what would happen on each."""
+
     topic: str
     group: str
     start_id: str
     updated_partitions: int
     discarded_pending: int
+    dry_run: bool = False
+    partitions: list[ResetPartition] | None = None
 
 
 class Summary(Answer):

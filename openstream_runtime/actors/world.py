@@ -1,9 +1,10 @@
-"""The world of a node's actors: the ports, the board, the watch, the receipts, and the limits they keep to."""
+"""The world of a node's actors: the ports, the board, who waits for what, and the limits they keep to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from openstream_runtime.actors.audience import Audience
 from openstream_runtime.actors.board import Board
 from openstream_runtime.actors.receipts import Receipts
 from openstream_runtime.actors.tailer import Watch
@@ -64,3 +65,4 @@ class World:
     limits: Limits = Limits()
     watch: Watch = field(default_factory=Watch)
     receipts: Receipts = field(default_factory=Receipts)
+    audience: Audience = field(default_factory=Audience)

@@ -41,6 +41,10 @@ class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
     headers: bytes | None = None
 
+    def size(self) -> int:
+        """About how many bytes it takes in memory."""
+        return len(self.payload) + len(self.headers or b"") + len(self.partition_key or "") + len(self.event_type) + 128
+
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):
     """An event handed to a consumer of a group."""

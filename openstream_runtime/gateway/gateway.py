@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+import anyio
+
+from openstream_runtime.actors.audience import Seat
+from openstream_runtime.actors.board import Sample
 from openstream_runtime.actors.group_reader import Message
 from openstream_runtime.actors.ingestor import Append
 from openstream_runtime.actors.pool import Pool
@@ -12,15 +16,19 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.pulse import Pulse
 from openstream_runtime.domain.replays import Replay
 from openstream_runtime.domain.topics import Topic, TopicSettings, Visibility
-from openstream_runtime.gateway.groups import Consuming
+from openstream_runtime.gateway.groups import Consuming, start_of
+from openstream_runtime.gateway.live import Live
 from openstream_runtime.gateway.pressure import Pressure
+from openstream_runtime.gateway.preview import ResetPreview, preview
 from openstream_runtime.gateway.produce import Producing
 from openstream_runtime.gateway.reading import Reading
 from openstream_runtime.gateway.replaying import Replaying, ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
-from openstream_runtime.gateway.topics import Topics
+from openstream_runtime.gateway.tailing import Tailing
+from openstream_runtime.gateway.topics import Topics, numbers_of
 from openstream_runtime.gateway.watching import Watching
 from openstream_runtime.ports import AppendOutcome, GroupPartition, GroupRead
 from supervisors import NodeSnapshot
@@ -37,6 +45,7 @@ class Gateway:
         *,
         tree: Callable[[], NodeSnapshot],
         exposition: Callable[[str], tuple[str, bytes]],
+        pulse: Callable[[], Pulse] = Pulse,
     ) -> None:
         self._world = world
         self._ingestors = ingestors
@@ -46,7 +55,9 @@ class Gateway:
         self._consuming = Consuming(world, self._topics, readers)
         self._reading = Reading(world, self._topics)
         self._replaying = Replaying(world, self._topics)
+        self._tailing = Tailing(world, self._topics)
         self._watching = Watching(world, tree)
+        self._live = Live(world, self._watching, tree, pulse)
         self._exposition = exposition
         #: Topics and groups that had numbers of their own at the last sweep.
         self._counted_topics: set[str] = set()
@@ -161,6 +172,22 @@ class Gateway:
         """Move the group; what it had pending on those partitions is dropped, and counted."""
         return await self._consuming.reset(topic, group, start_id=start_id, start_ms=start_ms, partitions=partitions)
 
+    async def preview_reset(
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None,
+        start_ms: int | None,
+        partitions: Sequence[int] | None = None,
+    ) -> ResetPreview:
+        """What the same reset would do: nothing is changed."""
+        start = start_of(start_id, start_ms)
+        found = await self._topics.find(topic)
+        wanted = set(numbers_of(found, partitions))
+        described = await self._consuming.describe(topic, group)
+        return await preview(self._world, found, start, [one for one in described if one.partition in wanted])
+
     # ----------------------------------------------------------------------------------------------- history
 
     async def history(
@@ -208,6 +235,33 @@ class Gateway:
         """`GET /v1/cluster`: nodes, who owns what under which epoch, this node's supervision tree. Never waits."""
         return self._watching.cluster()
 
+    def live(self, allows: Callable[[str], bool], *, topic: str | None, everything: bool) -> dict[str, Any]:
+        """One event of `GET /v1/live`: see `Live.snapshot`. Never waits."""
+        return self._live.snapshot(allows, topic=topic, everything=everything)
+
+    def live_history(self) -> dict[str, Any]:
+        """The last minutes of the whole cluster, for charts. Never waits."""
+        return self._live.history()
+
+    async def rest(self, seconds: float) -> bool:
+        """Wait so long; False, and at once, when the node is draining."""
+        board = self._world.board
+        with anyio.move_on_after(seconds):
+            while not board.draining:
+                await board.changed.mark().wait()
+        return not board.draining
+
+    async def tail(
+        self,
+        topic: str,
+        *,
+        partitions: Sequence[int] | None = None,
+        key: str | None = None,
+        event_type: str | None = None,
+    ) -> Seat:
+        """A seat that is ready: new events of a topic from now on. Close it. NotFound, Overloaded, Unavailable."""
+        return await self._tailing.open(topic, partitions=partitions, key=key, event_type=event_type)
+
     def readiness(self) -> list[Check]:
         """Redis, PostgreSQL, membership, not draining. Never waits."""
         return self._watching.readiness()
@@ -218,9 +272,15 @@ class Gateway:
 
     # ----------------------------------------------------------------------------------------- for the node
 
+    def observe(self, sample: Sample) -> None:
+        """The sampler looked around."""
+        self._live.observe(sample)
+
     def begin_draining(self) -> None:
-        """Readiness goes false, waiting reads return, the other nodes take over. What is in flight still ends."""
+        """Readiness goes false, waiting reads and streams end, the other nodes take over. What is in flight still
+        ends."""
         self._world.board.begin_draining()
+        self._world.audience.end("the node is draining")
         self._consuming.drain()
         self._producing.drain()
 

@@ -28,6 +28,7 @@ from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Group, Topic, Visibility
 from openstream_runtime.gateway.results import GroupCreated, Handout, ResetDone
 from openstream_runtime.gateway.topics import Topics
+from openstream_runtime.gateway.topics import numbers_of as _partitions
 from openstream_runtime.ports import GroupPartition, GroupRead
 from supervisors import MailboxError, MailboxFull, SupervisorError
 
@@ -230,16 +231,3 @@ def start_of(start_id: str | None, start_ms: int | None) -> str:
         # Everything at or after that millisecond: so the position is the very last before it.
         return "0-0" if start_ms == 0 else f"{start_ms - 1}-{2**63 - 1}"
     return "$" if start_id == "$" else str(Position.parse(start_id or ""))
-
-
-def _partitions(topic: Topic, wanted: Sequence[int] | None) -> list[int]:
-    if wanted is None:
-        return list(range(topic.partitions))
-    for number in wanted:
-        if not 0 <= number < topic.partitions:
-            raise InvalidRequest(
-                f"topic {topic.name!r} has partitions 0 to {topic.partitions - 1}, not {number}", topic=topic.name
-            )
-    if not wanted:
-        raise InvalidRequest("`partitions` is empty: leave it out to mean all of them", topic=topic.name)
-    return list(dict.fromkeys(wanted))

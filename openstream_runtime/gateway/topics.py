@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
 from openstream_runtime.actors.world import World
@@ -98,3 +100,17 @@ class Topics:
                 topic=topic.name,
                 partitions=topic.partitions,
             )
+
+
+def numbers_of(topic: Topic, wanted: Sequence[int] | None) -> list[int]:
+    """Each wanted partition once, every one for None; InvalidRequest for one there is not."""
+    if wanted is None:
+        return list(range(topic.partitions))
+    for number in wanted:
+        if not 0 <= number < topic.partitions:
+            raise InvalidRequest(
+                f"topic {topic.name!r} has partitions 0 to {topic.partitions - 1}, not {number}", topic=topic.name
+            )
+    if not wanted:
+        raise InvalidRequest("`partitions` is empty: leave it out to mean all of them", topic=topic.name)
+    return list(dict.fromkeys(wanted))

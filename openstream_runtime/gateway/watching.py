@@ -38,8 +38,8 @@ class Watching:
                 "maxmemory": sample.maxmemory,
             },
             "postgres": {"ok": board.postgres.ok, "detail": board.postgres.detail},
-            "nodes": [self._node(node) for node in board.nodes],
-            "sampled_age_ms": self._age_ms(),
+            "nodes": self.nodes(),
+            "sampled_age_ms": self.age_ms(),
         }
 
     def cluster(self) -> dict[str, Any]:
@@ -59,10 +59,10 @@ class Watching:
         return {
             "node": board.node.id,
             "draining": board.draining,
-            "nodes": [self._node(node) for node in board.nodes],
+            "nodes": self.nodes(),
             "partitions": partitions,
             "tree": self._tree().to_dict(),
-            "sampled_age_ms": self._age_ms(),
+            "sampled_age_ms": self.age_ms(),
         }
 
     def readiness(self) -> list[Check]:
@@ -75,12 +75,13 @@ class Watching:
             Check("not draining", not board.draining, "the node is draining" if board.draining else ""),
         ]
 
-    def _age_ms(self) -> int | None:
+    def age_ms(self) -> int | None:
+        """How old the sample is; None before the first."""
         taken_at = self._world.board.sample.taken_at
         return round(1000 * (self._world.clock.monotonic() - taken_at)) if taken_at else None
 
-    def _node(self, node: NodeInfo) -> dict[str, Any]:
-        return {"id": node.id, "url": node.url, "started_ms": node.started_ms, "version": node.version}
+    def nodes(self) -> list[dict[str, Any]]:
+        return [_node(node) for node in self._world.board.nodes]
 
     def _topic(self, topic: Topic) -> dict[str, Any]:
         return {
@@ -103,6 +104,10 @@ class Watching:
             "unpersisted_ms": round(1000 * sample.unpersisted_lag.get(at, 0.0)),
             "groups": _groups(stats, sample.group_lag.get(at, {})) if stats else [],
         }
+
+
+def _node(node: NodeInfo) -> dict[str, Any]:
+    return {"id": node.id, "url": node.url, "started_ms": node.started_ms, "version": node.version}
 
 
 def _groups(stats: StreamStats, lags: Mapping[str, float]) -> list[dict[str, Any]]:

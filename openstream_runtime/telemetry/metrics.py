@@ -17,6 +17,7 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from openstream_runtime.domain.events import Delivery, StoredEvent
+from openstream_runtime.domain.pulse import Pulse
 from openstream_runtime.telemetry.delays import Delays
 from openstream_runtime.telemetry.exposition import render
 from openstream_runtime.telemetry.http_series import REQUEST_SECONDS, HttpSeries
@@ -260,6 +261,22 @@ class Metrics:
     def withdraw(self) -> None:
         """The node drains: what it told of the cluster is for others to tell."""
         self._sampled.withdraw()
+
+    def pulse(self) -> Pulse:
+        """What the live view needs of all this, and no more: a look at two metrics and not at every series."""
+        buckets = [
+            (float(sample.labels["le"]), int(sample.value))
+            for metric in self._group_commit_seconds.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_bucket")
+        ]
+        rejected = {
+            sample.labels["reason"]: int(sample.value)
+            for metric in self._rejected.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+        return Pulse(buckets, rejected)
 
     def forget_topic(self, topic: str) -> None:
         """Drop every series of a deleted topic. After its actors have ended: a later count would bring it back."""

@@ -17,6 +17,9 @@ def for_nodes(
     """`data_dir` is None when nothing is kept."""
     url = urls[0]
     screen.line()
+    if token is not None:
+        # Behind the `#` nothing is ever sent; the page takes it out of the address bar at once.
+        screen.fact("Dashboard", f"{url}/#token={token}")
     screen.fact("API", f"{url}/v1", f"docs {url}/docs · metrics {url}/metrics")
     for other in urls[1:]:
         screen.fact("", f"{other}/v1")

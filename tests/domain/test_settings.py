@@ -59,10 +59,18 @@ def test_three_variables_make_a_node_and_the_rest_has_defaults() -> None:
         ("OPENSTREAM_ACK_REPLICAS", "0", "ack_replicas", 0),
         ("OPENSTREAM_LOG_LEVEL", "debug", "log_level", "debug"),
         ("OPENSTREAM_LOG_FORMAT", "json", "log_format", "json"),
+        ("OPENSTREAM_GRAFANA_URL", "https://grafana.example/d/1", "grafana_url", "https://grafana.example/d/1"),
+        ("OPENSTREAM_PROMETHEUS_URL", "http://prometheus:9090", "prometheus_url", "http://prometheus:9090"),
     ],
 )
 def test_a_variable_sets_its_field(variable: str, text: str, field: str, value: Any) -> None:
     assert getattr(Settings.from_env(NEEDED | {variable: text}), field) == value
+
+
+@pytest.mark.parametrize("text", ["javascript:alert(1)", "grafana:3000", "//grafana", "ftp://grafana"])
+def test_a_link_for_people_is_never_one_that_a_browser_runs(text: str) -> None:
+    with pytest.raises(SettingsError, match="OPENSTREAM_GRAFANA_URL: expected a URL"):
+        Settings.from_env(NEEDED | {"OPENSTREAM_GRAFANA_URL": text})
 
 
 def test_every_variable_is_tried_by_a_test() -> None:

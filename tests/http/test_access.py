@@ -8,7 +8,7 @@ import pytest
 from quart import Quart
 from werkzeug.routing import Rule
 
-from openstream_http import access
+from openstream_http import access, sse
 from openstream_http.app import create_app
 from openstream_http.auth import Role
 from support.edge import EdgeClient, FakeClock, settings_of
@@ -41,11 +41,14 @@ EXPECTED = {
     "DELETE /v1/replays/<replay_id>": ADMIN,
     "GET /v1/metrics/summary": ANY,
     "GET /v1/cluster": ANY,
+    "GET /v1/live": ANY,
+    "GET /v1/topics/<topic>/tail": CONSUMER,
 }
 #: What a token narrowed to other topics gets where the route does not name its topic; everywhere else a 403.
 NARROWED = {
     "GET /v1/topics": 200,
     "GET /v1/metrics/summary": 200,
+    "GET /v1/live": 200,
     "GET /v1/replays": 200,
     "GET /v1/replays/<replay_id>": 404,
     "DELETE /v1/replays/<replay_id>": 404,
@@ -53,6 +56,7 @@ NARROWED = {
 PUBLIC = {
     "POST /v1/auth/token", "GET /livez", "GET /healthz", "GET /readyz", "GET /metrics", "GET /metrics/", "GET /",
     "GET /docs", "GET /docs/assets/<name>", "GET /openapi.json", "GET /problems", "GET /problems/<slug>",
+    "GET /ui/assets/<name>", "GET /ui/config.json",
 }  # fmt: skip
 
 
@@ -74,7 +78,10 @@ WHO = ["nobody", "garbage", "expired", "other-secret", "producer", "consumer", "
 
 
 @pytest.mark.parametrize("who", WHO)
-async def test_the_matrix_of_roles_and_routes(app: Quart, gateway: FakeGateway, who: str) -> None:
+async def test_the_matrix_of_roles_and_routes(
+    app: Quart, gateway: FakeGateway, who: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "LIFE", 0.0)  # a stream that is let in ends at once
     clock = FakeClock(ms=1)  # this app mints what expired long ago
     old = EdgeClient(create_app(gateway, settings_of(), clock=clock))
     other = EdgeClient(create_app(gateway, settings_of(auth_jwt_secret="zX0cVQw3rT5yU7iO9pA1sD2fG4hJ6kL8")))

@@ -55,7 +55,7 @@ async def test_our_own_fault_in_a_stream_of_lines_is_no_less_a_problem(
 
 
 async def test_every_answer_carries_the_headers_that_protect_a_browser(client: EdgeClient) -> None:
-    for path in ("/", "/v1/topics", "/nowhere", "/metrics", "/v1/nowhere"):
+    for path in ("/docs", "/v1/topics", "/nowhere", "/metrics", "/v1/nowhere"):
         headers = (await client.get(path, role=None)).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"

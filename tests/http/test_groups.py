@@ -234,6 +234,21 @@ async def test_a_reset_moves_the_group_and_counts_what_it_drops(filled: EdgeClie
     assert some.json(schemas.ResetAnswer).updated_partitions == 2
 
 
+async def test_a_dry_run_says_what_a_reset_would_do_and_does_nothing(filled: EdgeClient, gateway: FakeGateway) -> None:
+    await filled.post(f"{GROUP}/read", READ)
+    before = dict(gateway.held["orders"].groups["g"].at)
+    answer = await filled.post(f"{GROUP}/reset", {"start_id": "0-0", "dry_run": True})
+    seen = answer.json(schemas.ResetAnswer)
+    assert (seen.dry_run, seen.start_id, seen.updated_partitions, seen.discarded_pending) == (True, "0-0", 4, 10)
+    assert seen.partitions is not None
+    assert sum(one.replayed for one in seen.partitions) == 10
+    assert {one.to_id for one in seen.partitions} == {"0-0"}
+    assert {one.partition: one.from_id for one in seen.partitions} == {n: str(at) for n, at in before.items()}
+    assert gateway.held["orders"].groups["g"].at == before
+    real = (await filled.post(f"{GROUP}/reset", {"start_id": "0-0", "dry_run": False})).json()
+    assert "partitions" not in real
+
+
 @pytest.mark.parametrize(
     ("sent", "loc"),
     [({}, "start_id"), ({"start_id": "$", "start_ms": 1}, "start_ms"), ({"start_id": "a-b"}, "start_id")],

@@ -9,14 +9,16 @@ from typing import Any
 
 import anyio
 
+from openstream_runtime.actors.audience import Audience, Seat
 from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound, OpenStreamError, Unavailable
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.partitioning import partition_of
-from openstream_runtime.domain.positions import ZERO, Position
+from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.replays import NewReplay, Part, Replay, ReplayState
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.gateway import Gateway
+from openstream_runtime.gateway.preview import PartitionPreview, ResetPreview
 from openstream_runtime.gateway.replaying import ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
 from openstream_runtime.ports import ConsumerInfo, GroupPartition
@@ -78,6 +80,9 @@ class FakeGateway(Gateway):
         self.page_events = 100
         self.trouble_at_page: int | None = None
         self.spans: list[tuple[Span, Place | None]] = []
+        self.audience = Audience()
+        self.snapshots = 0
+        self.ticks = 0
         self._clock = _START_MS
         self._turn = 0
         self._ids = 0
@@ -96,6 +101,7 @@ class FakeGateway(Gateway):
 
     def drain(self) -> None:
         self.draining = True
+        self.audience.end("the node is draining")
         self._tell()
 
     def events(self, topic: str) -> list[StoredEvent]:
@@ -369,6 +375,28 @@ class FakeGateway(Gateway):
             known.at[number] = self._start(found, number, start)
         return ResetDone(start, len(numbers), dropped)
 
+    async def preview_reset(
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None,
+        start_ms: int | None,
+        partitions: Sequence[int] | None = None,
+    ) -> ResetPreview:
+        self._check()
+        known, found = self._group(topic, group), self._find(topic)
+        start = start_id if start_id is not None else f"{start_ms}-0"
+        seen = []
+        for number in self._numbers(topic, partitions):
+            old, new = known.at[number], self._start(found, number, start)
+            low, high = min(old, new), max(old, new)
+            between = sum(low < event.position <= high for event in found.log[number])
+            replayed, skipped = (between, 0) if new < old else (0, between)
+            pending = len(known.pending[number])
+            seen.append(PartitionPreview(number, old, new, pending, replayed, skipped, at_least=False))
+        return ResetPreview(start, seen)
+
     # ------------------------------------------------------------------------------------------------ history
 
     async def history(
@@ -470,6 +498,45 @@ class FakeGateway(Gateway):
             "postgres": {},
             "nodes": [],
         }
+
+    def live(self, allows: Callable[[str], bool], *, topic: str | None, everything: bool) -> dict[str, Any]:
+        self.snapshots += 1
+        names = [name for name in sorted(self.held) if allows(name)]
+        return {"topics": names, "detail": topic, "restarts": [] if everything else None}
+
+    def live_history(self) -> dict[str, Any]:
+        return {"fields": ["at_ms"], "points": [[1]]}
+
+    async def rest(self, seconds: float) -> bool:
+        """Until `tick()`, so that no test waits for the clock; and never longer than asked for."""
+        turn = self.ticks
+        with anyio.move_on_after(seconds):
+            while not self.draining and self.ticks == turn:
+                await self._news.wait()
+        return not self.draining
+
+    def tick(self) -> None:
+        self.ticks += 1
+        self._tell()
+
+    async def tail(
+        self,
+        topic: str,
+        *,
+        partitions: Sequence[int] | None = None,
+        key: str | None = None,
+        event_type: str | None = None,
+    ) -> Seat:
+        self._check()
+        numbers = self._numbers(topic, partitions)
+        seat = self.audience.sit([TopicPartition(topic, n) for n in numbers], Span(key=key, event_type=event_type))
+        seat.begin()
+        return seat
+
+    def show(self, partition: int, event: StoredEvent) -> None:
+        """What the broadcaster would do."""
+        for seat in self.audience.seats():
+            seat.offer(partition, event)
 
     def cluster(self) -> dict[str, Any]:
         return {"nodes": [{"id": "n1"}], "partitions": [], "tree": {"id": "node", "children": []}}

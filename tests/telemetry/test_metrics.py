@@ -420,3 +420,16 @@ def histogram_parts(expected: dict[str, float]) -> tuple[str, ...]:
     """The `_bucket` and `_count` series that move along with an expected `_sum`."""
     stems = [key.partition("_sum")[0] for key in expected if "_sum" in key]
     return tuple(f"{stem}{part}" for stem in stems for part in ("_bucket", "_count"))
+
+
+def test_the_pulse_has_append_times_and_refusals_and_nothing_else() -> None:
+    metrics = Metrics(version="1")
+    assert metrics.pulse().rejected == {}
+    assert metrics.pulse().appends[-1] == (float("inf"), 0)
+    for seconds in (0.0004, 0.003, 9.0):
+        metrics.group_commit(1, seconds)
+    metrics.rejected("mailbox")
+    pulse = metrics.pulse()
+    assert pulse.rejected == {"mailbox": 1}
+    assert [count for bound, count in pulse.appends if bound in {0.0005, 0.005, float("inf")}] == [1, 2, 3]
+    assert [bound for bound, _ in pulse.appends] == sorted(bound for bound, _ in pulse.appends)

@@ -1,0 +1,105 @@
+/** `openstream dev --ephemeral` for the suite: started, asked for its link, ended by its own pid and no other. */
+
+import { spawn } from "node:child_process";
+import { readdir, readFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+const READY_MS = 90_000;
+
+/** Two ports in a row that nobody listens on. */
+async function freePorts() {
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 20_000);
+    if ((await isFree(port)) && (await isFree(port + 1))) return port;
+  }
+}
+
+function isFree(port) {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once("error", () => resolve(false));
+    server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+  });
+}
+
+export async function startNodes(count = 2) {
+  const port = await freePorts();
+  const words = ["dev", "--ephemeral", "--port", String(port), "--nodes", String(count)];
+  const environment = {
+    ...process.env,
+    OPENSTREAM_GRAFANA_URL: "http://127.0.0.1:3001",
+    OPENSTREAM_LEASE_MS: "1500",
+    COLUMNS: "2000",
+  };
+  const child = spawn(`${ROOT}.venv/bin/openstream`, words, { cwd: ROOT, env: environment });
+  let said = "";
+  child.stdout.on("data", (data) => (said += data));
+  child.stderr.on("data", (data) => (said += data));
+  const ended = new Promise((resolve) => child.once("exit", resolve));
+  const gone = ended.then((code) => {
+    throw new Error(`openstream dev ended with ${code}:\n${said.slice(-3000)}`);
+  });
+  gone.catch(() => {}); // only while it is waited for
+  const link = await Promise.race([until(() => /http:\S+\/#token=\S+/.exec(said)?.[0], READY_MS), gone]);
+  const url = link.split("/#")[0];
+  return {
+    url,
+    link,
+    token: link.split("#token=")[1],
+    said: () => said,
+    /** The process of one node, found among the children of ours by the port it was given. */
+    async pidOf(number) {
+      return childWith(child.pid, String(port + number));
+    },
+    async stop() {
+      child.kill("SIGINT");
+      const late = sleep(20_000, "late");
+      if ((await Promise.race([ended, late])) === "late") child.kill("SIGKILL");
+    },
+  };
+}
+
+async function childWith(parent, word) {
+  for (const name of await readdir("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const stat = await readFile(`/proc/${name}/stat`, "utf8").catch(() => "");
+    if (Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) !== parent) continue;
+    const words = (await readFile(`/proc/${name}/cmdline`, "utf8").catch(() => "")).split("\0");
+    if (words.includes(word)) return Number(name);
+  }
+  throw new Error(`no child of ${parent} was started with ${word}`);
+}
+
+/** Wait until it gives something; an error that says what did not come. */
+export async function until(ask, withinMs = 20_000) {
+  const ends = Date.now() + withinMs;
+  for (;;) {
+    const found = await ask();
+    if (found) return found;
+    if (Date.now() > ends) throw new Error(`not within ${withinMs} ms: ${ask}`);
+    await sleep(50);
+  }
+}
+
+/** The API, as a program uses it. */
+export function apiOf(node) {
+  async function call(method, path, body) {
+    const answer = await fetch(node.url + path, {
+      method,
+      headers: { Authorization: `Bearer ${node.token}`, "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
+    return answer.json();
+  }
+  return {
+    call,
+    get: (path) => call("GET", path),
+    post: (path, body) => call("POST", path, body),
+    put: (path, body) => call("PUT", path, body),
+    produce: (topic, events) => call("POST", `/v1/topics/${topic}/events`, { events }),
+  };
+}
