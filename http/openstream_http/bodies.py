@@ -18,6 +18,7 @@ from quart import request
 
 from openstream_http.budget import Hold
 from openstream_http.edge import edge
+from openstream_http.negotiation import JSON
 from openstream_http.problems import (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
@@ -28,7 +29,6 @@ from openstream_http.problems import (
     invalid,
 )
 
-JSON = "application/json"
 #: Slower than this, after BODY_TIMEOUT of credit, is no client we wait for.
 _MIN_BYTES_PER_SECOND = 16 << 10
 _CLOSE = [("connection", "close")]
@@ -91,10 +91,15 @@ async def read_json(decoder: msgspec.json.Decoder[T], *, empty: bytes | None = N
 
 
 async def _read(hold: Hold, *, absent_allowed: bool) -> bytes:
-    limit = edge().settings.max_body_bytes
     absent = request.content_length in {None, 0} and "Transfer-Encoding" not in request.headers
     if not (absent_allowed and absent):
         media_type(JSON)
+    return await whole(hold)
+
+
+async def whole(hold: Hold) -> bytes:
+    """The whole body, of whatever media type; Problem 408, 413."""
+    limit = edge().settings.max_body_bytes
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
     pieces: list[bytes] = []

@@ -6,7 +6,7 @@ from quart import Quart, Response, request
 
 _METHODS = "GET, POST, PUT, DELETE, OPTIONS"
 _HEADERS = "Authorization, Content-Type"
-_EXPOSED = "Retry-After, Location, WWW-Authenticate"
+_EXPOSED = "Link, Location, Retry-After, WWW-Authenticate"
 _MAX_AGE_S = "600"
 
 

@@ -15,9 +15,9 @@ from werkzeug.exceptions import NotFound
 
 from openstream_http.access import public
 from openstream_http.edge import edge
+from openstream_http.negotiation import JSON
 from openstream_http.openapi import describe
 from openstream_http.problems import KINDS
-from openstream_http.rendering import JSON
 
 #: Swagger UI sets styles from script (allowed) and draws its icons as data: images.
 CSP = (

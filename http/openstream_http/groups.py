@@ -10,11 +10,14 @@ from openstream_http import limits, schemas
 from openstream_http.access import permits
 from openstream_http.auth import Role
 from openstream_http.bodies import read_json
+from openstream_http.cloudevents import outgoing
+from openstream_http.cloudevents.schema import CloudEvent
 from openstream_http.connection import Receipt, promise
 from openstream_http.edge import edge
+from openstream_http.negotiation import CLOUD_EVENTS, JSON, VARY, wanted
 from openstream_http.openapi import describes
 from openstream_http.problems import invalid
-from openstream_http.rendering import JSON, handed_out, json_response
+from openstream_http.rendering import handed_out, json_response
 from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.names import check_consumer, check_group
@@ -93,33 +96,53 @@ async def delete_group(topic: str, group: str) -> Response:
 
 @groups.post(f"{_GROUP}/read")
 @permits(Role.CONSUMER)
-@describes("groups", request=schemas.ReadRequest, responses={200: schemas.ReadAnswer}, problems=(409, 429, 503))
+@describes(
+    "groups",
+    request=schemas.ReadRequest,
+    responses={200: schemas.ReadAnswer},
+    answer_also={CLOUD_EVENTS: list[CloudEvent]},
+    problems=(406, 409, 429, 503),
+)
 async def read(topic: str, group: str) -> Response:
     """Read as a consumer of a group, waiting up to `block_ms` for the first event.
 
     Any node serves any consumer. Events of a client that is gone before its answer are given to the next reader.
+
+    With `Accept: application/cloudevents-batch+json` the answer is a batch of CloudEvents: acks name them by their
+    `openstreampartition` and `openstreamid`.
     """
+    media = wanted(JSON, CLOUD_EVENTS)
     asked = await read_json(_READ)
     consumer = _named(check_consumer, asked.consumer, "consumer")
     partitions = _distinct(asked.partitions)
     handout = await edge().gateway.read(
         topic, group, consumer, count=asked.count, block_ms=asked.block_ms, partitions=partitions
     )
-    return _hand_over(handout, topic, group, consumer, claimed=False)
+    return _hand_over(handout, topic, group, consumer, media, claimed=False)
 
 
 @groups.post(f"{_GROUP}/claim")
 @permits(Role.CONSUMER)
-@describes("groups", request=schemas.ClaimRequest, responses={200: schemas.ClaimAnswer}, problems=(409, 429, 503))
+@describes(
+    "groups",
+    request=schemas.ClaimRequest,
+    responses={200: schemas.ClaimAnswer},
+    answer_also={CLOUD_EVENTS: list[CloudEvent]},
+    problems=(406, 409, 429, 503),
+)
 async def claim(topic: str, group: str) -> Response:
-    """Take over events that other consumers hold for longer than `min_idle_ms`."""
+    """Take over events that other consumers hold for longer than `min_idle_ms`.
+
+    With `Accept: application/cloudevents-batch+json` they come as those of a read do.
+    """
+    media = wanted(JSON, CLOUD_EVENTS)
     asked = await read_json(_CLAIM)
     consumer = _named(check_consumer, asked.consumer, "consumer")
     partitions = _distinct(asked.partitions)
     handout = await edge().gateway.claim(
         topic, group, consumer, min_idle_ms=asked.min_idle_ms, count=asked.count, partitions=partitions
     )
-    return _hand_over(handout, topic, group, consumer, claimed=True)
+    return _hand_over(handout, topic, group, consumer, media, claimed=True)
 
 
 @groups.post(f"{_GROUP}/ack")
@@ -164,16 +187,19 @@ async def reset(topic: str, group: str) -> Response:
     )
 
 
-def _hand_over(handout: Handout, topic: str, group: str, consumer: str, *, claimed: bool) -> Response:
+def _hand_over(handout: Handout, topic: str, group: str, consumer: str, media: str, *, claimed: bool) -> Response:
     """The answer with the events, which also says what became of them. No await between here and the handout."""
     try:
-        data = handed_out(topic, group, consumer, handout.deliveries, claimed)
+        if media == CLOUD_EVENTS:
+            data = outgoing.handed_out(topic, handout.deliveries)
+        else:
+            data = handed_out(topic, group, consumer, handout.deliveries, claimed)
         receipt = Receipt(data, handout, _count_delays(topic, group, handout.deliveries))
     except BaseException:
         handout.give_back()
         raise
     promise(request._get_current_object(), receipt.settle)  # type: ignore[attr-defined]
-    response = Response(receipt, content_type=JSON)
+    response = Response(receipt, headers=VARY, content_type=media)
     response.content_length = len(receipt.data)
     return response
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import Meta
@@ -18,19 +19,21 @@ from quart import Blueprint, Response, request
 from openstream_http import schemas
 from openstream_http.access import permits
 from openstream_http.auth import Role
+from openstream_http.cloudevents import outgoing
+from openstream_http.cloudevents.schema import CloudEvent
 from openstream_http.connection import StreamedResponse, promise
 from openstream_http.edge import edge
 from openstream_http.limits import MAX_EVENTS, MAX_KEY_BYTES, MAX_TYPE_CHARS, EventId, Milliseconds
+from openstream_http.negotiation import CLOUD_EVENTS, JSON, LINES, VARY, wanted
 from openstream_http.openapi import describes
 from openstream_http.problems import HTTP_VERSION, INVALID, NOT_FOUND, Problem, invalid
-from openstream_http.rendering import JSON, kept, lines, raw_response
+from openstream_http.rendering import kept, lines, raw_response
 from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.history import END, Place, Span, first_at, last_at
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import MAX_PARTITIONS
 from openstream_runtime.gateway.results import HistoryPage
 
-LINES = ("application/x-ndjson", "application/jsonl")
 #: Bytes handed to the server at once: it waits until the client has taken most of them.
 PIECE = 64 << 10
 
@@ -102,7 +105,8 @@ class _Wish:
     query=PartitionHistoryQuery,
     responses={200: HistoryAnswer},
     answer_lines=KeptEvent,
-    problems=(410, 429, 503),
+    answer_also={CLOUD_EVENTS: list[CloudEvent]},
+    problems=(406, 410, 429, 503),
 )
 async def partition_history(topic: str, partition: str) -> Response:
     """Read what is kept of a partition, by id or time, key and type.
@@ -115,6 +119,9 @@ async def partition_history(topic: str, partition: str) -> Response:
     With `Accept: application/x-ndjson` the answer is the whole range up to what is there now, one event a line, without
     a limit. A body that breaks off lacks something: with the last `redis_id` as `from_id` it goes on, and that event
     comes again.
+
+    With `Accept: application/cloudevents-batch+json` a page is a batch of CloudEvents, and the next page is where the
+    answer's `Link` with `rel="next"` leads; the last page has none.
     """
     asked = _query(PartitionHistoryQuery)
     if asked.from_id is not None and asked.from_ms is not None:
@@ -133,7 +140,8 @@ async def partition_history(topic: str, partition: str) -> Response:
     query=TopicHistoryQuery,
     responses={200: HistoryAnswer},
     answer_lines=KeptEvent,
-    problems=(410, 429, 503),
+    answer_also={CLOUD_EVENTS: list[CloudEvent]},
+    problems=(406, 410, 429, 503),
 )
 async def topic_history(topic: str) -> Response:
     """Read what is kept of a topic: its partitions one after the other, in order inside each.
@@ -148,12 +156,23 @@ async def topic_history(topic: str) -> Response:
 
 
 async def _answer(wish: _Wish) -> Response:
-    media = request.accept_mimetypes.best_match([JSON, *LINES], default=JSON)
+    media = wanted(JSON, *LINES, CLOUD_EVENTS)
     if media in LINES:
         return await _stream(wish, media)
     page = await edge().gateway.history(wish.topic, wish.partition, wish.span, limit=wish.limit or 100, at=wish.at)
     next_id = page.next.position if page.next is not None and wish.partition is not None else page.next
-    return raw_response(kept(wish.topic, page.events, next_id), headers={"Vary": "Accept"})
+    if media == CLOUD_EVENTS:
+        headers = VARY if next_id is None else {**VARY, "Link": _link(next_id)}
+        return raw_response(outgoing.kept(wish.topic, page.events), headers=headers, media=media)
+    return raw_response(kept(wish.topic, page.events, next_id), headers=VARY)
+
+
+def _link(next_id: Place | Position) -> str:
+    """Where a client that follows links finds the next page: the same query from there on."""
+    query = request.args.to_dict() | {"from_id": str(next_id)}
+    if isinstance(next_id, Position):
+        query.pop("from_ms", None)  # of one partition, `from_id` stands in its place
+    return f'<{quote(request.path)}?{urlencode(query)}>; rel="next"'
 
 
 async def _stream(wish: _Wish, media: str) -> Response:
@@ -167,8 +186,8 @@ async def _stream(wish: _Wish, media: str) -> Response:
     first = await anext(pages, None)
     if request.method == "HEAD":
         await pages.aclose()
-        return Response(b"", headers={"Vary": "Accept"}, content_type=media)
-    headers = {"Vary": "Accept", "X-Accel-Buffering": "no"}  # a proxy that collects lines would give them late
+        return Response(b"", headers=VARY, content_type=media)
+    headers = {**VARY, "X-Accel-Buffering": "no"}  # a proxy that collects lines would give them late
     response = StreamedResponse(_lines(first, pages), headers=headers, content_type=media)
     response.timeout = None  # it takes as long as its reader likes; one that takes nothing is cut by listener.STALL
     return response

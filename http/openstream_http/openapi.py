@@ -7,7 +7,7 @@ their right place, so the provider below adds those.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,11 +18,10 @@ from werkzeug.routing import Rule
 
 from openstream_http import problems, schemas
 from openstream_http.access import Access, access_of
+from openstream_http.negotiation import JSON, LINES
 
 _ATTRIBUTE = "_openstream_description"
 _SECURITY = "bearer"
-_JSON = "application/json"
-_LINES = "application/x-ndjson"
 _SCHEMAS = "#/components/schemas/"
 _PROBLEM = {"$ref": f"{_SCHEMAS}ProblemAnswer"}
 _BODY_PROBLEMS = (400, 408, 413, 415, 422)
@@ -46,6 +45,11 @@ class Description:
     problems: Sequence[int] = ()
     #: The shape of one line, where the 200 is given as NDJSON too.
     answer_lines: type[schemas.Answer] | None = None
+    #: Shapes of other media types, of the request and of the 200.
+    also: Mapping[str, Any] = field(default_factory=dict)
+    answer_also: Mapping[str, Any] = field(default_factory=dict)
+    #: Request headers by name, and what each says.
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def describes(
@@ -57,11 +61,17 @@ def describes(
     query: type[schemas.Request] | None = None,
     problems: Sequence[int] = (),
     answer_lines: type[schemas.Answer] | None = None,
+    also: Mapping[str, Any] | None = None,
+    answer_also: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Callable[[F], F]:
     """Describe a route; its docstring is the text."""
 
     def decorate(view: F) -> F:
-        setattr(view, _ATTRIBUTE, Description(tag, responses, request, lines, query, problems, answer_lines))
+        about = Description(
+            tag, responses, request, lines, query, problems, answer_lines, also or {}, answer_also or {}, headers or {}
+        )
+        setattr(view, _ATTRIBUTE, about)
         return view
 
     return decorate
@@ -97,6 +107,7 @@ class Provider(OpenAPIProvider):
                 if access.roles is not None:
                     operation["description"] += f"\n\nRoles: {', '.join(sorted(access.roles))}."
                 self._add_query(operation, about, components)
+                operation["parameters"] = operation["parameters"] + _header_parameters(about.headers)
                 self._add_request(operation, about, components)
                 operation["responses"] = self._responses(rule, about, access, components)
         return paths, components
@@ -121,7 +132,7 @@ class Provider(OpenAPIProvider):
 
     def _add_request(self, operation: dict[str, Any], about: Description, components: dict[str, Any]) -> None:
         content = {}
-        for media, shape in ((_JSON, about.request), (_LINES, about.lines)):
+        for media, shape in ((JSON, about.request), (LINES[0], about.lines), *about.also.items()):
             if shape is not None:
                 content[media] = {"schema": _add(shape, components)}
         if content:
@@ -137,9 +148,12 @@ class Provider(OpenAPIProvider):
             if isinstance(shape, str):
                 response["content"] = {shape: {"schema": {"type": "string"}}}
             elif shape is not None:
-                response["content"] = {_JSON: {"schema": _add(shape, components)}}
+                response["content"] = {JSON: {"schema": _add(shape, components)}}
             if status == 200 and about.answer_lines is not None:
-                response.setdefault("content", {})[_LINES] = {"schema": _add(about.answer_lines, components)}
+                response.setdefault("content", {})[LINES[0]] = {"schema": _add(about.answer_lines, components)}
+            if status == 200:
+                for media, other in about.answer_also.items():
+                    response.setdefault("content", {})[media] = {"schema": _add(other, components)}
         statuses = set(about.problems) | {500, 503}
         if access.roles is not None:
             statuses |= {401, 403}
@@ -150,6 +164,13 @@ class Provider(OpenAPIProvider):
         for status in sorted(statuses - set(about.responses)):
             responses[str(status)] = _problem_response(status)
         return responses
+
+
+def _header_parameters(headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "required": False, "description": about, "schema": {"type": "string"}}
+        for name, about in headers.items()
+    ]
 
 
 def _problem_response(status: int) -> dict[str, Any]:
@@ -173,14 +194,14 @@ def _sentence(shape: type[Any] | str | None) -> str:
     return (shape.__doc__ or shape.__name__).strip().splitlines()[0]
 
 
-def _components(shape: type[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _components(shape: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """A reference to a shape, and every component it needs."""
     # Not quart-schema's own conversion: of a shape made of shapes it keeps one.
     (reference,), components = msgspec.json.schema_components([shape], ref_template=f"{_SCHEMAS}{{name}}")
     return reference, components
 
 
-def _add(shape: type[Any], components: dict[str, Any]) -> dict[str, Any]:
+def _add(shape: Any, components: dict[str, Any]) -> dict[str, Any]:
     reference, needed = _components(shape)
     components.update(needed)
     return reference

@@ -63,6 +63,12 @@ FORBIDDEN = Kind(
 WRONG_SECRET = Kind("wrong-secret", 403, "Wrong secret", "The admin_secret is not the one this node was started with.")
 NOT_FOUND = Kind("not-found", 404, "Not found", "There is no such route, topic or group.")
 METHOD_NOT_ALLOWED = Kind("method-not-allowed", 405, "Method not allowed", "The route exists; see its Allow header.")
+NOT_ACCEPTABLE = Kind(
+    "not-acceptable",
+    406,
+    "Not acceptable",
+    "Nothing that the Accept header names is to be had here; `accepted` says what is. Nothing was done.",
+)
 BODY_TIMEOUT = Kind("body-timeout", 408, "Body too slow", "The body did not arrive in time. Nothing of it was kept.")
 CONFLICT = Kind(
     "conflict",
@@ -84,7 +90,8 @@ UNSUPPORTED_MEDIA_TYPE = Kind(
     "unsupported-media-type",
     415,
     "Unsupported media type",
-    "Send `Content-Type: application/json` (to produce also application/x-ndjson), without Content-Encoding.",
+    "Send `Content-Type: application/json` (to produce also application/x-ndjson, application/cloudevents+json or "
+    "application/cloudevents-batch+json), without Content-Encoding.",
 )
 INVALID = Kind(
     "invalid-request",

@@ -1,6 +1,8 @@
-"""POST /v1/topics/{topic}/events: one JSON body, or one event a line."""
+"""POST /v1/topics/{topic}/events: one JSON body, one event a line, or CloudEvents."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -8,18 +10,19 @@ from quart import Blueprint, Response, request
 from openstream_http import limits, schemas
 from openstream_http.access import permits
 from openstream_http.auth import Role
-from openstream_http.bodies import JSON, decode, media_type, read_json
+from openstream_http.bodies import decode, media_type, read_json
+from openstream_http.cloudevents.incoming import is_binary, read_events
+from openstream_http.cloudevents.schema import BINARY_HEADERS, CloudEvent
 from openstream_http.connection import StreamedResponse, promise
 from openstream_http.edge import edge
 from openstream_http.ndjson import HELD_BYTES, LineProducer
+from openstream_http.negotiation import CLOUD_EVENT, CLOUD_EVENTS, JSON, LINES
 from openstream_http.openapi import describes
 from openstream_http.problems import INVALID, Problem, invalid
 from openstream_http.rendering import placed, produced, raw_response
 from openstream_runtime.domain.errors import Overloaded, Unavailable
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.gateway.results import Ack
-
-LINES = ("application/x-ndjson", "application/jsonl")
 
 produce = Blueprint("produce", __name__)
 _REQUEST = schemas.decoder_of(schemas.ProduceRequest)
@@ -32,6 +35,8 @@ _EVENT = schemas.decoder_of(schemas.Event)
     "produce",
     request=schemas.ProduceRequest,
     lines=schemas.Event,
+    also={CLOUD_EVENT: CloudEvent, CLOUD_EVENTS: list[CloudEvent]},
+    headers=BINARY_HEADERS,
     query=schemas.ProduceQuery,
     responses={200: schemas.Produced},
     problems=(409, 429, 503),
@@ -50,9 +55,16 @@ async def append(topic: str) -> Response:
 
     As NDJSON (one event a line, `partitions` and `ack` in the query) there is no limit to the number of events; a
     problem then says `appended`, how many are in, and `line`.
+
+    CloudEvents 1.0 are taken structured, batched (an empty batch is one) and binary, with `partitions` and `ack` in the
+    query: `type` is the event_type, `partitionkey` the partition_key (nothing else is), `time` the timestamp_ms, every
+    other attribute a header `ce-<name>`. JSON data comes back byte for byte; in binary mode `text/*` in UTF-8 becomes a
+    string and any other data a string of base64, with a header `ce-data-encoding: base64`.
     """
-    kind = media_type(JSON, *LINES)
+    kind = None if is_binary() else media_type(JSON, *LINES, CLOUD_EVENT, CLOUD_EVENTS)
     query = _query()
+    if kind in {None, CLOUD_EVENT, CLOUD_EVENTS}:
+        return await _append_cloud_events(topic, query, kind)
     if kind != JSON:
         return await _append_lines(topic, query)
     if request.query_string:
@@ -60,12 +72,7 @@ async def append(topic: str) -> Response:
     asked = await read_json(_REQUEST)
     now_ms = edge().clock.now_ms()
     events = [new_event(event, now_ms, "events", index) for index, event in enumerate(asked.events)]
-    try:
-        done = await edge().gateway.produce(topic, events, partitions=asked.partitions, ack=asked.ack)
-    except (Overloaded, Unavailable) as error:
-        error.facts.setdefault("outcome", "not_stored")
-        raise
-    return raw_response(produced(done.topic, done.partitions, [placed(done.results)]))
+    return await _append(topic, events, asked.partitions, asked.ack)
 
 
 @produce.after_request
@@ -107,6 +114,23 @@ def _query() -> schemas.ProduceQuery:
 def _event_of_line(line: bytes, number: int) -> NewEvent:
     """One line as an event; Problem 400, 422."""
     return new_event(decode(_EVENT, line), edge().clock.now_ms())
+
+
+async def _append(topic: str, events: Sequence[NewEvent], partitions: int | None, ack: Ack) -> Response:
+    try:
+        done = await edge().gateway.produce(topic, events, partitions=partitions, ack=ack)
+    except (Overloaded, Unavailable) as error:
+        error.facts.setdefault("outcome", "not_stored")
+        raise
+    return raw_response(produced(done.topic, done.partitions, [placed(done.results)]))
+
+
+async def _append_cloud_events(topic: str, query: schemas.ProduceQuery, kind: str | None) -> Response:
+    events = await read_events(kind)
+    if not events:  # an empty batch: nothing is appended, nor is a topic made of it
+        known = await edge().gateway.topic(topic)
+        return raw_response(produced(known.name, known.partitions, []))
+    return await _append(topic, events, query.partitions, query.ack or Ack.APPENDED)
 
 
 async def _append_lines(topic: str, query: schemas.ProduceQuery) -> Response:

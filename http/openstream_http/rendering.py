@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 from quart import Response
 
+from openstream_http.negotiation import JSON
 from openstream_http.problems import Problem
 from openstream_runtime.domain.events import Delivery, StoredEvent
 from openstream_runtime.domain.history import Place
 from openstream_runtime.domain.positions import Position
 
-JSON = "application/json"
 #: Of a payload in a live tail.
 HEAD_BYTES = 4_096
 
@@ -29,9 +29,11 @@ def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | Non
     return raw_response(msgspec.json.encode(body), status, headers)
 
 
-def raw_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A response whose body is JSON already."""
-    return Response(body, status, dict(headers or {}), content_type=JSON)
+def raw_response(
+    body: bytes, status: int = 200, headers: Mapping[str, str] | None = None, media: str = JSON
+) -> Response:
+    """A response whose body is JSON already, of whichever kind."""
+    return Response(body, status, dict(headers or {}), content_type=media)
 
 
 def problem_response(problem: Problem) -> Response:

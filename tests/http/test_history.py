@@ -207,7 +207,7 @@ async def test_the_description_shows_both_forms_of_the_answer(client: EdgeClient
         ("application/x-ndjson, */*;q=0.1", NDJSON),
         ("*/*", "application/json"),
         ("application/json, application/x-ndjson;q=0.5", "application/json"),
-        ("text/html", "application/json"),
+        ("text/html, */*;q=0.8", "application/json"),
     ],
 )
 async def test_lines_are_for_who_asks_for_them(client: EdgeClient, accept: str, media: str) -> None:
