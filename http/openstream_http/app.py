@@ -13,6 +13,7 @@ from werkzeug.routing import RequestRedirect
 
 from openstream_http import access, cors
 from openstream_http.access import ROUTE
+from openstream_http.asyncapi import asyncapi
 from openstream_http.auth import Verifier
 from openstream_http.connection import BoundedRequest, Connection, notes
 from openstream_http.dashboard import dashboard
@@ -37,7 +38,7 @@ from openstream_runtime.settings import Settings
 #: Seconds to hand an answer to the server: a reader slower than this gets the rest never.
 RESPONSE_TIMEOUT = 60
 BODY_TIMEOUT = 10.0
-_BLUEPRINTS = (tokens, topics, produce, groups, history, replays, watching, live, dashboard, docs)
+_BLUEPRINTS = (tokens, topics, produce, groups, history, replays, watching, asyncapi, live, dashboard, docs)
 
 log = structlog.get_logger(__name__)
 

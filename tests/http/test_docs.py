@@ -110,10 +110,15 @@ async def test_every_reference_in_the_description_leads_somewhere(client: EdgeCl
         assert reference.removeprefix("#/components/schemas/") in whole["components"]["schemas"], reference
 
 
-async def test_produce_is_described_with_both_bodies_and_its_query(client: EdgeClient) -> None:
+async def test_produce_is_described_with_every_body_and_its_query(client: EdgeClient) -> None:
     operation = (await client.get("/openapi.json", role=None)).json()["paths"]["/v1/topics/{topic}/events"]["post"]
-    assert set(operation["requestBody"]["content"]) == {"application/json", "application/x-ndjson"}
-    assert [one["name"] for one in operation["parameters"]] == ["topic", "partitions", "ack"]
+    assert set(operation["requestBody"]["content"]) == {
+        "application/json", "application/x-ndjson",
+        "application/cloudevents+json", "application/cloudevents-batch+json",
+    }  # fmt: skip
+    assert [one["name"] for one in operation["parameters"]] == [
+        "topic", "partitions", "ack", "ce-specversion", "ce-id", "ce-source", "ce-type",
+    ]  # fmt: skip
     assert set(operation["responses"]) == {
         "200", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "500", "503",
     }  # fmt: skip

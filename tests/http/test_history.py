@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 ALL = "/v1/topics/orders/events"
 ONE = "/v1/topics/orders/partitions/0/events"
 NDJSON = "application/x-ndjson"
+CLOUD_EVENTS = "application/cloudevents-batch+json"
 
 
 async def produced(client: EdgeClient, count: int, *, partitions: int = 1, payload: Any = None) -> None:
@@ -186,11 +187,11 @@ async def test_consumers_and_admins_read_and_producers_do_not(client: EdgeClient
     (await client.get(path, role=None)).problem(401, "unauthenticated")
 
 
-async def test_the_description_shows_both_forms_of_the_answer(client: EdgeClient) -> None:
+async def test_the_description_shows_every_form_of_the_answer(client: EdgeClient) -> None:
     found = (await client.get("/openapi.json", role=None)).json()
     for path in ("/v1/topics/{topic}/events", "/v1/topics/{topic}/partitions/{partition}/events"):
         operation = found["paths"][path]["get"]
-        assert set(operation["responses"]["200"]["content"]) == {"application/json", NDJSON}
+        assert set(operation["responses"]["200"]["content"]) == {"application/json", NDJSON, CLOUD_EVENTS}
         assert {"410", "404", "422", "503"} <= operation["responses"].keys()
         names = {one["name"] for one in operation["parameters"]}
         assert {"from_id", "from_ms", "to_ms", "limit", "key", "event_type"} <= names
