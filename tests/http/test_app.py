@@ -124,7 +124,15 @@ def jsonish() -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize("media", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize(
+    "media",
+    [
+        "application/json",
+        "application/x-ndjson",
+        "application/cloudevents+json",
+        "application/cloudevents-batch+json",
+    ],
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=jsonish())
 async def test_no_bytes_whatsoever_are_our_fault(app: Quart, path: str, media: str, body: bytes) -> None:

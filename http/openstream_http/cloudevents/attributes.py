@@ -43,7 +43,7 @@ _NO_STRING = re.compile(
 )
 #: The characters of RFC 3986, with escapes that are whole.
 _URI_REFERENCE = re.compile(r"(?:[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=]|%[0-9A-Fa-f]{2})+", re.ASCII)
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:.+", re.ASCII)
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:.", re.ASCII)
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - RFC 9110's word for a word
 _MEDIA_TYPE = re.compile(rf"{_TOKEN}/{_TOKEN}[ \t]*(?:;.*)?", re.ASCII)
 
@@ -67,10 +67,6 @@ def is_string(text: str) -> bool:
     return _NO_STRING.search(text) is None
 
 
-def is_uri_reference(text: str) -> bool:
-    return _URI_REFERENCE.fullmatch(text) is not None
-
-
 def is_json(media_type: str | None) -> bool:
     """Whether data of this type is JSON. Without a type it is."""
     if media_type is None:
@@ -79,16 +75,20 @@ def is_json(media_type: str | None) -> bool:
     return subtype == "json" or subtype.endswith("+json")
 
 
-def event_of(attributes: Mapping[str, Value], data: Data, now_ms: int, where: Where) -> NewEvent:
-    """An event with these attributes, all of them set; Problem 422."""
+def check(attributes: Mapping[str, Value], where: Where) -> None:
+    """Problem 422 unless these are the attributes of a CloudEvent, all of them set."""
     for name in REQUIRED:
         if name not in attributes:
             raise invalid("is missing: a CloudEvent has specversion, id, source and type", *where(name))
     if attributes["specversion"] != "1.0":
         raise invalid("expected 1.0, the version this node takes", *where("specversion"))
     for name, value in attributes.items():
-        if msg := _flaw(name, value):
+        if msg := flaw(name, value):
             raise invalid(msg, *where(name))
+
+
+def event_of(attributes: Mapping[str, Value], data: Data, now_ms: int, where: Where) -> NewEvent:
+    """An event with these attributes, which have been checked; Problem 422 for what does not fit into one of ours."""
     headers = _headers(attributes, data.encoding)
     timestamp_ms = now_ms
     if "time" in attributes:
@@ -114,8 +114,8 @@ def event_of(attributes: Mapping[str, Value], data: Data, now_ms: int, where: Wh
     )
 
 
-def _flaw(name: str, value: Value) -> str | None:
-    """What is wrong with an attribute."""
+def flaw(name: str, value: Value) -> str | None:
+    """What keeps this from being an attribute; None: nothing."""
     if not is_name(name):
         return "an attribute's name is made of a-z and 0-9, and is not data"
     if not isinstance(value, str):
@@ -128,9 +128,9 @@ def _flaw(name: str, value: Value) -> str | None:
         return f"expected at most {limits.MAX_TYPE_CHARS} printable characters"
     if name == "partitionkey" and len(value.encode()) > limits.MAX_KEY_BYTES:
         return f"expected at most {limits.MAX_KEY_BYTES} bytes"
-    if name == "source" and not is_uri_reference(value):
+    if name == "source" and _URI_REFERENCE.fullmatch(value) is None:
         return "expected a URI reference as in RFC 3986"
-    if name == "dataschema" and not (is_uri_reference(value) and _URI.fullmatch(value)):
+    if name == "dataschema" and not (_URI_REFERENCE.fullmatch(value) and _ABSOLUTE.match(value)):
         return "expected an absolute URI as in RFC 3986"
     if name == "datacontenttype" and _MEDIA_TYPE.fullmatch(value) is None:
         return "expected a media type"

@@ -25,6 +25,7 @@ from openstream_http.cloudevents.attributes import (
     Data,
     Value,
     Where,
+    check,
     event_of,
     is_json,
 )
@@ -83,6 +84,7 @@ def _of_json(event: _Event, now_ms: int, *at: str | int) -> NewEvent:
         if not isinstance(value, str | bool) and not (isinstance(value, int) and value in _INT_32):
             raise invalid("expected a string, a boolean or an integer of 32 bits", *where(name))
         attributes[name] = value
+    check(attributes, where)
     return event_of(attributes, _data(data, encoded, attributes.get("datacontenttype"), where), now_ms, where)
 
 
@@ -119,6 +121,7 @@ def _of_binary(body: bytes, now_ms: int) -> NewEvent:
     content_type = request.headers.get("Content-Type")
     if content_type is not None:
         attributes["datacontenttype"] = content_type
+    check(attributes, _header)
     return event_of(attributes, _binary_data(body, content_type), now_ms, _header)
 
 
@@ -143,9 +146,7 @@ def _unescaped(text: str, name: str) -> str:
 def _binary_data(body: bytes, content_type: str | None) -> Data:
     if not body:
         return NO_DATA
-    if content_type is None:
-        raise Problem(UNSUPPORTED_MEDIA_TYPE, "the body needs a Content-Type: it says what the data is")
-    if is_json(content_type):
+    if is_json(content_type):  # also without a type: SDKs leave it out then
         return Data(bytes(decode(_RAW, body)))
     if request.mimetype.startswith("text/") and request.mimetype_params.get("charset", "utf-8").lower() in _UTF_8:
         try:

@@ -22,10 +22,10 @@ from openstream_http.cloudevents.attributes import (
     OURS,
     PREFIX,
     SPECIFIED,
+    flaw,
     is_json,
     is_name,
     is_string,
-    is_uri_reference,
 )
 from openstream_http.cloudevents.times import ms_of, time_of
 from openstream_http.rendering import text
@@ -55,14 +55,13 @@ def _batch(events: Iterable[bytes]) -> bytes:
 def _cloud_event(topic: str, partition: int, event: StoredEvent, deliveries: int | None = None) -> bytes:
     headers = _HEADERS.decode(event.headers) if event.headers else {}
     at = f"{event.position.ms}-{event.position.seq}"
-    said = {name: value for name in SPECIFIED if (value := headers.get(PREFIX + name)) and is_string(value)}
-    source = said.get("source", "")
+    said = {name: value for name in SPECIFIED if (value := headers.get(PREFIX + name)) and flaw(name, value) is None}
     members = [
         b'{"specversion":"1.0","id":%b' % msgspec.json.encode(said.get("id") or f"{partition}-{at}"),
-        b'"source":%b' % text(source if is_uri_reference(source) else f"/v1/topics/{topic}"),
+        b'"source":%b' % text(said.get("source") or f"/v1/topics/{topic}"),
         b'"type":%b' % text(event.event_type),
     ]
-    members += [b'"%b":%b' % (name.encode(), text(said[name])) for name in _OPTIONAL if name in said]
+    members += [b'"%b":%b' % (name.encode(), msgspec.json.encode(said[name])) for name in _OPTIONAL if name in said]
     time = said.get("time")
     if time is None or ms_of(time) != event.timestamp_ms:
         time = time_of(event.timestamp_ms)
