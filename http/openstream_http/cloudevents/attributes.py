@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -33,6 +34,7 @@ TRACING: Final = frozenset({"traceparent", "tracestate"})
 OURS: Final = frozenset({"openstreampartition", "openstreamid", "openstreamdeliveries"})
 SPECIFIED: Final = frozenset({*REQUIRED, "datacontenttype", "dataschema", "subject", "time", "partitionkey", "data"})
 
+_FORMS = frozenset({"source", "dataschema", "datacontenttype"})
 _STRINGS = SPECIFIED | TRACING
 _NAME = re.compile(r"[a-z0-9]+", re.ASCII)
 #: What the type String excludes: control characters, surrogates, and what Unicode calls noncharacters.
@@ -58,13 +60,15 @@ class Data(msgspec.Struct, frozen=True):
 NO_DATA: Final = Data(b"null", NONE)
 
 
+@lru_cache(maxsize=10_000)
 def is_name(name: str) -> bool:
     """Whether an attribute may have this name; `data` is the event's own word."""
     return _NAME.fullmatch(name) is not None and name != "data"
 
 
 def is_string(text: str) -> bool:
-    return _NO_STRING.search(text) is None
+    """Whether the type String has room for it."""
+    return (text.isascii() and text.isprintable()) or _NO_STRING.search(text) is None  # the first half is the fast one
 
 
 def is_json(media_type: str | None) -> bool:
@@ -128,6 +132,12 @@ def flaw(name: str, value: Value) -> str | None:
         return f"expected at most {limits.MAX_TYPE_CHARS} printable characters"
     if name == "partitionkey" and len(value.encode()) > limits.MAX_KEY_BYTES:
         return f"expected at most {limits.MAX_KEY_BYTES} bytes"
+    return _flaw_of_form(name, value) if name in _FORMS else None
+
+
+@lru_cache(maxsize=10_000)
+def _flaw_of_form(name: str, value: str) -> str | None:
+    """The same for attributes that have a form and few values."""
     if name == "source" and _URI_REFERENCE.fullmatch(value) is None:
         return "expected a URI reference as in RFC 3986"
     if name == "dataschema" and not (_URI_REFERENCE.fullmatch(value) and _ABSOLUTE.match(value)):

@@ -36,6 +36,7 @@ _UNQUOTED = re.compile(r"true|false|-?(?:[1-9]\d{0,9}|0)", re.ASCII)
 #: What the specification recommends for names; headers that have longer ones were not meant to be extensions.
 _MAX_NAME = 20
 _OPTIONAL = ("subject", "dataschema")
+_SPECIFIED = {f"{PREFIX}{name}": name for name in SPECIFIED}
 
 
 def handed_out(topic: str, deliveries: Sequence[Delivery]) -> bytes:
@@ -55,7 +56,11 @@ def _batch(events: Iterable[bytes]) -> bytes:
 def _cloud_event(topic: str, partition: int, event: StoredEvent, deliveries: int | None = None) -> bytes:
     headers = _HEADERS.decode(event.headers) if event.headers else {}
     at = f"{event.position.ms}-{event.position.seq}"
-    said = {name: value for name in SPECIFIED if (value := headers.get(PREFIX + name)) and flaw(name, value) is None}
+    said = {
+        name: value
+        for header, value in headers.items()
+        if (name := _SPECIFIED.get(header)) is not None and flaw(name, value) is None
+    }
     members = [
         b'{"specversion":"1.0","id":%b' % msgspec.json.encode(said.get("id") or f"{partition}-{at}"),
         b'"source":%b' % text(said.get("source") or f"/v1/topics/{topic}"),
