@@ -228,6 +228,11 @@ async def test_more_than_headers_may_hold_is_refused(client: EdgeClient, gateway
     many = {f"x{n}": "v" for n in range(64)}
     (await client.post(EVENTS, cloud_event(**many), media=ONE)).wrong_at()
     (await client.post(EVENTS, cloud_event(note="x" * 8_192), media=ONE)).wrong_at()
+    answer = await client.post(EVENTS, cloud_event(**{"x" * 1_000_000: "v", "source": "/" * 1_000_000}), media=ONE)
+    answer.wrong_at("source")
+    answer = await client.post(EVENTS, cloud_event(**{"x" * 1_000_000: "v"}), media=ONE)
+    answer.wrong_at("x" * 100)
+    assert len(answer.body) < 1_000
     assert gateway.held == {}
 
 

@@ -60,7 +60,7 @@ class Data(msgspec.Struct, frozen=True):
 NO_DATA: Final = Data(b"null", NONE)
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)
 def is_name(name: str) -> bool:
     """Whether an attribute may have this name; `data` is the event's own word."""
     return _NAME.fullmatch(name) is not None and name != "data"
@@ -120,6 +120,8 @@ def event_of(attributes: Mapping[str, Value], data: Data, now_ms: int, where: Wh
 
 def flaw(name: str, value: Value) -> str | None:
     """What keeps this from being an attribute; None: nothing."""
+    if len(name) > limits.MAX_HEADER_BYTES or (isinstance(value, str) and len(value) > limits.MAX_HEADER_BYTES):
+        return f"expected at most {limits.MAX_HEADER_BYTES} bytes"  # and nothing longer in the caches below
     if not is_name(name):
         return "an attribute's name is made of a-z and 0-9, and is not data"
     if not isinstance(value, str):
@@ -135,7 +137,7 @@ def flaw(name: str, value: Value) -> str | None:
     return _flaw_of_form(name, value) if name in _FORMS else None
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)
 def _flaw_of_form(name: str, value: str) -> str | None:
     """The same for attributes that have a form and few values."""
     if name == "source" and _URI_REFERENCE.fullmatch(value) is None:

@@ -43,6 +43,8 @@ _REQUIRED_HEADERS = tuple(f"{PREFIX}{name}" for name in REQUIRED)
 _ESCAPED = re.compile(r"\\(.)")
 #: Charsets whose text is UTF-8 as it stands.
 _UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+#: Of a name that a problem points at; it may be as long as a body.
+_MAX_LOC = 100
 _INT_32 = range(-(2**31), 2**31)
 
 
@@ -73,7 +75,7 @@ async def read_events(kind: str | None) -> list[NewEvent]:
 
 def _of_json(event: _Event, now_ms: int, *at: str | int) -> NewEvent:
     def where(name: str) -> tuple[str | int, ...]:
-        return (*at, name) if name else at
+        return (*at, name[:_MAX_LOC]) if name else at
 
     data, encoded = event.pop("data", None), event.pop("data_base64", None)
     attributes: dict[str, Value] = {}

@@ -63,7 +63,7 @@ def _cloud_event(topic: str, partition: int, event: StoredEvent, deliveries: int
     }
     members = [
         b'{"specversion":"1.0","id":%b' % msgspec.json.encode(said.get("id") or f"{partition}-{at}"),
-        b'"source":%b' % text(said.get("source") or f"/v1/topics/{topic}"),
+        b'"source":%b' % msgspec.json.encode(said.get("source") or f"/v1/topics/{topic}"),
         b'"type":%b' % text(event.event_type),
     ]
     members += [b'"%b":%b' % (name.encode(), msgspec.json.encode(said[name])) for name in _OPTIONAL if name in said]
@@ -114,7 +114,7 @@ def _data(event: StoredEvent, headers: dict[str, str], said: dict[str, str]) -> 
     none = encoding == NONE and event.payload == b"null"
     members = []
     if content_type is not None and (none or is_text or is_json(content_type)):
-        members.append(b'"datacontenttype":%b' % text(content_type))
+        members.append(b'"datacontenttype":%b' % msgspec.json.encode(content_type))
     if not none:
         members.append((b'"data_base64":%b' if is_base64 else b'"data":%b') % event.payload)
     return members
