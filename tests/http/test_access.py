@@ -43,10 +43,12 @@ EXPECTED = {
     "GET /v1/cluster": ANY,
     "GET /v1/live": ANY,
     "GET /v1/topics/<topic>/tail": CONSUMER,
+    "GET /asyncapi.json": ANY,
 }
 #: What a token narrowed to other topics gets where the route does not name its topic; everywhere else a 403.
 NARROWED = {
     "GET /v1/topics": 200,
+    "GET /asyncapi.json": 200,
     "GET /v1/metrics/summary": 200,
     "GET /v1/live": 200,
     "GET /v1/replays": 200,
