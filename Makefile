@@ -44,7 +44,7 @@ $(UI): ui/node_modules/.package-lock.json $(UI_FILES)
 	cd ui && npm run --silent build
 	@touch $@
 
-ui-test: ui/node_modules/.package-lock.json ## the dashboard's unit tests
+ui-test: ui/node_modules/.package-lock.json ## the dashboard's types and unit tests
 	cd ui && npm run --silent test
 
 browser: setup $(UI) ## the dashboard in a real Chromium against real nodes; screenshots in ui/browser/out

@@ -48,7 +48,8 @@ class Broadcaster:
 
     @classmethod
     def spec(cls, world: World) -> ChildSpec:
-        return ChildSpec(id="broadcaster", actor=lambda: cls(world, world.audience), grace=world.limits.grace(0.02))
+        # It owes nobody anything: whatever it waits for is broken into.
+        return ChildSpec(id="broadcaster", actor=lambda: cls(world, world.audience), grace=world.limits.grace(0.01))
 
     def describe(self) -> dict[str, object]:
         return {"watchers": len(self._audience), "partitions": len(self._places)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import PurePosixPath
 
 import pytest
@@ -66,6 +67,12 @@ def test_an_exception_for_length_is_there_only_while_it_is_needed() -> None:
     for name in LONGER:
         lines = (ROOT / name).read_bytes().count(b"\n")
         assert lines > (TEST_LINES if name.startswith("tests/") else SOURCE_LINES), f"{name} needs none any more"
+
+
+def test_nothing_that_git_ignores_is_in_git() -> None:
+    listed = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"]
+    found = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert found == [], "what is built from sources would be old with the next commit"
 
 
 def test_names_of_files_are_plain() -> None:

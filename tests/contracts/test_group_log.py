@@ -215,3 +215,12 @@ async def test_a_consumer_may_have_any_printable_name(log: Log) -> None:
     await read(log, topic.name, name)
     [described] = await log.groups.describe(topic.name, "g", [0])
     assert [one.name for one in described.consumers] == [name]
+
+
+async def test_the_sampled_lag_of_a_group_that_began_at_the_end_is_known_from_its_first_event_on(log: Log) -> None:
+    topic = await verified(log)
+    await appended(log, topic, events(7))
+    await log.groups.set_position(topic.name, "g", {0: "$"})
+    await appended(log, topic, events(5))
+    [stats] = await log.events.stats(topic.all_partitions())
+    assert [group.lag for group in stats.groups] == [5]

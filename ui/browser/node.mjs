@@ -1,7 +1,6 @@
-/** `openstream dev --ephemeral` for the suite: started, asked for its link, ended by its own pid and no other. */
+/** `openstream dev --ephemeral` and a second node beside it: started, asked for the link, ended by their own pids. */
 
 import { spawn } from "node:child_process";
-import { readdir, readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
@@ -25,9 +24,9 @@ function isFree(port) {
   });
 }
 
-export async function startNodes(count = 2) {
+export async function startNodes() {
   const port = await freePorts();
-  const words = ["dev", "--ephemeral", "--port", String(port), "--nodes", String(count)];
+  const words = ["dev", "--ephemeral", "--port", String(port)];
   const environment = {
     ...process.env,
     OPENSTREAM_GRAFANA_URL: "http://127.0.0.1:3001",
@@ -43,34 +42,31 @@ export async function startNodes(count = 2) {
     throw new Error(`openstream dev ended with ${code}:\n${said.slice(-3000)}`);
   });
   gone.catch(() => {}); // only while it is waited for
+  // As the banner says one more node is started; not `--nodes 2`, which ends everything when one of them does.
+  let second = null;
   const link = await Promise.race([until(() => /http:\S+\/#token=\S+/.exec(said)?.[0], READY_MS), gone]);
   const url = link.split("/#")[0];
+  const file = (await Promise.race([until(() => /set -a; \. (\S+); set \+a/.exec(said), READY_MS), gone]))[1];
+  const script = `set -a; . "$0"; set +a; exec "$1" node --port ${port + 1}`;
+  second = spawn("/bin/sh", ["-c", script, file, `${ROOT}.venv/bin/openstream`], {
+    cwd: ROOT,
+    env: { ...environment, OPENSTREAM_LOG_FORMAT: "json" },
+    stdio: "ignore",
+  });
+  await until(async () => (await fetch(`http://127.0.0.1:${port + 1}/readyz`).catch(() => null))?.ok, READY_MS);
   return {
     url,
     link,
     token: link.split("#token=")[1],
     said: () => said,
-    /** The process of one node, found among the children of ours by the port it was given. */
-    async pidOf(number) {
-      return childWith(child.pid, String(port + number));
-    },
+    killSecond: () => second.kill("SIGKILL"),
     async stop() {
+      second.kill("SIGKILL");
       child.kill("SIGINT");
       const late = sleep(20_000, "late");
       if ((await Promise.race([ended, late])) === "late") child.kill("SIGKILL");
     },
   };
-}
-
-async function childWith(parent, word) {
-  for (const name of await readdir("/proc")) {
-    if (!/^\d+$/.test(name)) continue;
-    const stat = await readFile(`/proc/${name}/stat`, "utf8").catch(() => "");
-    if (Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) !== parent) continue;
-    const words = (await readFile(`/proc/${name}/cmdline`, "utf8").catch(() => "")).split("\0");
-    if (words.includes(word)) return Number(name);
-  }
-  throw new Error(`no child of ${parent} was started with ${word}`);
 }
 
 /** Wait until it gives something; an error that says what did not come. */

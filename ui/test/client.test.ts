@@ -80,7 +80,7 @@ describe("problems", () => {
   });
 
   it("have a hint for everything the API may say", () => {
-    for (const status of [0, 401, 403, 404, 409, 413, 422, 429, 500, 503]) {
+    for (const status of [0, 401, 403, 404, 409, 410, 413, 422, 429, 500, 503]) {
       expect(new Problem(status, {}).hint).not.toBe("");
     }
   });

@@ -18,16 +18,20 @@ local stubs = redis.pcall('XPENDING', side, group)
 if not stubs.err then dropped = dropped + stubs[1] end
 redis.call('UNLINK', side)
 redis.call('HDEL', meta, 'c:' .. group, 'cn:' .. group)
+local added
 if at == '$' then
   local info = redis.call('XINFO', 'STREAM', stream)
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then at = info[i + 1] end
+    if info[i] == 'entries-added' then added = info[i + 1] end
   end
 end
 local trimmed = known[2] or '0-0'
 if before(at, trimmed) then
   redis.call('HSET', meta, 'c:' .. group, at)
   redis.call('XGROUP', 'CREATE', stream, group, trimmed)
+elseif added then -- told how much was before it, Redis knows the group's lag from its first event on
+  redis.call('XGROUP', 'CREATE', stream, group, at, 'ENTRIESREAD', added)
 else
   redis.call('XGROUP', 'CREATE', stream, group, at)
 end

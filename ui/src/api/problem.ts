@@ -41,6 +41,8 @@ export class Problem extends Error {
         return "It may have been deleted meanwhile. Go back to the list and look again.";
       case 409:
         return "Reload to see what is there now, then decide.";
+      case 410:
+        return "Those events are not kept any more. Start at the beginning: that is the first one that is.";
       case 413:
         return "Send less at a time, or raise MAX_BODY_BYTES on the nodes.";
       case 422:

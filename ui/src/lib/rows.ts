@@ -7,7 +7,7 @@ export interface Window {
   below: number;
 }
 
-export function visible(total: number, rowHeight: number, scrolled: number, height: number, spare = 8): Window {
+export function visible(total: number, rowHeight: number, scrolled: number, height: number, spare = 4): Window {
   const top = Math.min(Math.max(0, scrolled), Math.max(0, total * rowHeight - height));
   const first = Math.max(0, Math.floor(top / rowHeight) - spare);
   const last = Math.min(total, Math.ceil((top + height) / rowHeight) + spare);
