@@ -19,6 +19,7 @@ from openstream_runtime.actors.pacing import Retry
 from openstream_runtime.actors.store_writer import store_mailbox
 from openstream_runtime.actors.world import Limits, World
 from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
+from openstream_runtime.domain.producers import Memory
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.produce import ingest_pool
@@ -94,7 +95,7 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
     if not await insist("PostgreSQL", lambda: migrate(url), patience, stopping.event):
         return
     async with (
-        open_log(settings.redis_url.get_secret_value()) as log,
+        open_log(settings.redis_url.get_secret_value(), memory=memory_of(settings)) as log,
         open_store(url, application_name=f"openstream {settings.node_id}") as store,
     ):
         if not await insist("Redis", log.events.ping, patience, stopping.event):
@@ -109,6 +110,7 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
         )
         world = World(
             log=log.events,
+            producers=log.producers,
             tail=log.tail,
             groups=log.groups,
             leases=log.leases,
@@ -260,6 +262,16 @@ class Stopping:
 def front_grace(settings: Settings) -> float:
     """Seconds the HTTP server gives requests in flight; its child's own grace is two more."""
     return limits_of(settings).grace(FRONT)
+
+
+def memory_of(settings: Settings) -> Memory:
+    """How much of what came before Redis keeps, so that repetitions are known."""
+    return Memory(
+        producer_ms=settings.producer_ms,
+        producers=settings.max_producers,
+        event_id_ms=settings.event_id_ms,
+        event_ids=settings.max_event_ids,
+    )
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -7,7 +7,7 @@ one suite (tests/contracts).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -15,6 +15,7 @@ from typing import Protocol
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
+from openstream_runtime.domain.producers import Once
 from openstream_runtime.domain.replays import Mark
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 
@@ -36,6 +37,14 @@ class Refusal(StrEnum):
     UNAVAILABLE = "redis_unavailable"
     #: The batch's mark does not stand where the batch begins.
     MARK = "mark"
+    #: A newer epoch of this producer has begun.
+    STALE_EPOCH = "stale_epoch"
+    #: The request's number is not the next one, and of what was sent under it the places are not known any more.
+    SEQUENCE = "sequence"
+    #: The number was used for other events.
+    CONTENT = "content"
+    #: Nobody knows what this producer has sent before.
+    FORGOTTEN = "forgotten"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,8 @@ class AppendBatch:
     max_unpersisted: int
     #: For what is copied and must not be doubled: see Mark. A batch without events only moves the mark.
     mark: Mark | None = None
+    #: For a share of a request that may be repeated.
+    once: Once | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,8 @@ class Appended:
     positions: Sequence[Position]
     #: False when the batch asked for replicas and they did not answer in time: kept, but not as safe as asked.
     replicated: bool = True
+    #: Which of the batch were there before, by index: their positions are the original ones.
+    duplicates: Set[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,8 @@ class Refused:
     reason: Refusal
     #: For Refusal.MARK where the mark stands; domain.history.END once the replay has ended.
     mark: Position | None = None
+    #: For STALE_EPOCH the epoch that counts, for SEQUENCE the number that is expected.
+    expected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

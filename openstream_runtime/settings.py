@@ -90,7 +90,13 @@ class Settings(BaseSettings):
     mailbox_bytes: int = Field(32 << 20, validation_alias="OPENSTREAM_MAILBOX_BYTES", ge=1 << 20)
     max_requests: int = Field(10_000, validation_alias="OPENSTREAM_MAX_REQUESTS", ge=1)
 
+    #: Of a partition, so that what is repeated is known: see domain.producers.Memory.
+    max_producers: int = Field(10_000, validation_alias="OPENSTREAM_MAX_PRODUCERS", ge=1)
+    max_event_ids: int = Field(50_000, validation_alias="OPENSTREAM_MAX_EVENT_IDS", ge=1)
+
     # Durations.
+    producer_ms: int = Field(86_400_000, validation_alias="OPENSTREAM_PRODUCER_MS", ge=60_000, le=2_592_000_000)
+    event_id_ms: int = Field(600_000, validation_alias="OPENSTREAM_EVENT_ID_MS", ge=1_000, le=2_592_000_000)
     lease_ms: int = Field(5_000, validation_alias="OPENSTREAM_LEASE_MS", ge=500, le=300_000)
     claim_idle_ms: int = Field(60_000, validation_alias="OPENSTREAM_CLAIM_IDLE_MS", ge=100)
     consumer_idle_ms: int = Field(3_600_000, validation_alias="OPENSTREAM_CONSUMER_IDLE_MS", ge=1_000)

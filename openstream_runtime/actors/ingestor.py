@@ -13,12 +13,15 @@ from dataclasses import dataclass
 import anyio
 import structlog
 
+from openstream_runtime.actors.admitting import admit, all_of, conclude
 from openstream_runtime.actors.verifying import AT_ONCE, verify
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import NotFound, OpenStreamError
 from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.producers import Admission, Once, Turn
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.producer_ports import Kept
 from supervisors import Context, Envelope, Mailbox
 
 _log = structlog.get_logger(__name__)
@@ -35,11 +38,15 @@ class Append:
     by_partition: Mapping[int, Sequence[NewEvent]]
     replicated: bool
     size: int
+    #: For a request that may be repeated.
+    turn: Turn | None = None
 
 
 #: One outcome for each partition of the request.
 IngestMailbox = Mailbox[Append, dict[int, AppendOutcome]]
 _Waiting = Envelope[Append, dict[int, AppendOutcome]]
+#: A topic's id, a partition, and for a request that may be repeated its number.
+_Key = tuple[int, int, int | None]
 
 
 class Ingestor:
@@ -63,68 +70,111 @@ class Ingestor:
                 envelopes = self._mailbox.drain(max_count=CYCLE_REQUESTS, max_bytes=CYCLE_BYTES)
                 if not envelopes:
                     return
-            # Who waits for replicas must not hold up those who do not.
+            # Who waits for replicas must not hold up those who do not, nor who asks first those who append at once.
             for replicated in (False, True):
                 group = [envelope for envelope in envelopes if envelope.message.replicated is replicated]
-                if group:
-                    await self._commit(group, replicated=replicated)
+                replicas = self._world.limits.ack_replicas if replicated else None
+                plain = [(envelope, None) for envelope in group if envelope.message.turn is None]
+                if plain:
+                    for (envelope, _), outcomes in zip(plain, await self._commit(plain, replicas), strict=True):
+                        envelope.answer(outcomes)
+                if len(plain) < len(group):
+                    await self._commit_once([one for one in group if one.message.turn is not None], replicas)
 
-    async def _commit(self, group: list[_Waiting], *, replicated: bool) -> None:
+    async def _commit_once(self, group: list[_Waiting], replicas: int | None) -> None:
+        """Commit requests that may be repeated: ask their homes, append what was admitted, tell the homes."""
+        asked = [
+            (one.message.topic, one.message.turn, one.message.by_partition.keys())
+            for one in group
+            if one.message.turn is not None
+        ]
+        admitted: list[tuple[_Waiting, Once]] = []
+        kept: list[tuple[_Waiting, Turn, dict[int, AppendOutcome]]] = []
+        for envelope, (_, turn, _), verdict in zip(group, asked, await admit(self._world, asked), strict=True):
+            match verdict:
+                case Admission():
+                    admitted.append((envelope, Once(turn, verdict)))
+                case Kept() if replicas is None:
+                    envelope.answer(all_of(verdict.shares))
+                case Kept():
+                    kept.append((envelope, turn, all_of(verdict.shares)))
+                case Refused():
+                    envelope.answer(dict.fromkeys(envelope.message.by_partition, verdict))
+        if admitted:
+            # The homes are told last, so it is they who wait for the replicas, for all of it.
+            outcomes = await self._commit(admitted, None)
+            kept += [(envelope, once.turn, one) for (envelope, once), one in zip(admitted, outcomes, strict=True)]
+        said = await conclude(
+            self._world, [(one.message.topic, turn, outcomes) for one, turn, outcomes in kept], replicas=replicas
+        )
+        for (envelope, _, _), answer in zip(kept, said, strict=True):
+            envelope.answer(dict(answer))
+
+    async def _commit(
+        self, group: Sequence[tuple[_Waiting, Once | None]], replicas: int | None
+    ) -> list[dict[int, AppendOutcome]]:
+        """What became of each request, by partition. Those that may be repeated are batches of their own."""
         # A topic deleted and created again within one cycle has two ids: they are never mixed in one batch.
-        merged: dict[tuple[int, int], list[NewEvent]] = defaultdict(list)
-        topics: dict[int, Topic] = {}
-        places: list[dict[int, tuple[int, int]]] = []
-        for envelope in group:
+        merged: dict[_Key, list[NewEvent]] = defaultdict(list)
+        shares: dict[_Key, tuple[Topic, Once | None]] = {}
+        places: list[dict[int, tuple[_Key, int, int]]] = []
+        for number, (envelope, once) in enumerate(group):
             append = envelope.message
-            topics[append.topic.id] = append.topic
             place = {}
             for partition, events in append.by_partition.items():
-                together = merged[append.topic.id, partition]
-                place[partition] = (len(together), len(together) + len(events))
+                key = (append.topic.id, partition, None if once is None else number)
+                shares[key] = append.topic, once
+                together = merged[key]
+                place[partition] = (key, len(together), len(together) + len(events))
                 together.extend(events)
             places.append(place)
         limits = self._world.limits
         batches = {
             key: AppendBatch(
-                topic=topics[key[0]],
+                topic=shares[key][0],
                 partition=key[1],
                 events=events,
-                max_stream_len=topics[key[0]].settings.max_stream_len or limits.max_stream_len,
+                max_stream_len=shares[key][0].settings.max_stream_len or limits.max_stream_len,
                 max_unpersisted=limits.max_unpersisted,
+                once=shares[key][1],
             )
             for key, events in merged.items()
         }
         began = self._world.clock.monotonic()
-        outcomes = await self._append(batches, replicas=limits.ack_replicas if replicated else None)
+        outcomes = await self._append(batches, replicas=replicas)
         self._world.meter.group_commit(
             sum(len(batch.events) for batch in batches.values()), self._world.clock.monotonic() - began
         )
         for key, outcome in outcomes.items():
             if isinstance(outcome, Appended):
-                events = batches[key].events
-                self._world.meter.appended(
-                    batches[key].topic.name, key[1], len(events), sum(len(event.payload) for event in events)
-                )
-        for envelope, place in zip(group, places, strict=True):
-            topic_id = envelope.message.topic.id
-            envelope.answer(
-                {partition: _part(outcomes[topic_id, partition], *span) for partition, span in place.items()}
-            )
+                self._count(batches[key], outcome)
+        return [
+            {partition: _part(outcomes[key], start, end) for partition, (key, start, end) in place.items()}
+            for place in places
+        ]
 
-    async def _append(
-        self, batches: dict[tuple[int, int], AppendBatch], *, replicas: int | None
-    ) -> dict[tuple[int, int], AppendOutcome]:
+    def _count(self, batch: AppendBatch, outcome: Appended) -> None:
+        events = batch.events
+        if outcome.duplicates:
+            events = [event for index, event in enumerate(events) if index not in outcome.duplicates]
+        self._world.meter.appended(
+            batch.topic.name, batch.partition, len(events), sum(len(event.payload) for event in events)
+        )
+
+    async def _append(self, batches: dict[_Key, AppendBatch], *, replicas: int | None) -> dict[_Key, AppendOutcome]:
         outcomes = dict(
             zip(batches, await self._world.log.append(list(batches.values()), replicas=replicas), strict=True)
         )
-        unverified = {key: batches[key] for key, outcome in outcomes.items() if outcome == Refused(Refusal.UNVERIFIED)}
-        ready = await self._verify(unverified) if unverified else []
-        if ready:
-            again = await self._world.log.append([batches[key] for key in ready], replicas=replicas)
-            outcomes.update(zip(ready, again, strict=True))
+        unverified = [key for key, outcome in outcomes.items() if outcome == Refused(Refusal.UNVERIFIED)]
+        if unverified:
+            ready = await self._verify({key[:2]: batches[key] for key in unverified})
+            tried = [key for key in unverified if key[:2] in ready]
+            if tried:
+                again = await self._world.log.append([batches[key] for key in tried], replicas=replicas)
+                outcomes.update(zip(tried, again, strict=True))
         return outcomes
 
-    async def _verify(self, batches: Mapping[tuple[int, int], AppendBatch]) -> list[tuple[int, int]]:
+    async def _verify(self, batches: Mapping[tuple[int, int], AppendBatch]) -> set[tuple[int, int]]:
         """Make partitions the log does not know fit for appends; those of them that now are.
 
         A backend that is away costs one timeout and not one for each partition: everybody of this topic waits here.
@@ -156,11 +206,12 @@ class Ingestor:
         async with anyio.create_task_group() as tasks:
             for key, batch in batches.items():
                 tasks.start_soon(try_one, key, batch)
-        return [key for key in batches if key in ready]
+        return ready
 
 
 def _part(outcome: AppendOutcome, start: int, end: int) -> AppendOutcome:
     """One request's share of a batch's outcome."""
     if isinstance(outcome, Appended):
-        return Appended(outcome.positions[start:end], outcome.replicated)
+        duplicates = frozenset(one - start for one in outcome.duplicates if start <= one < end)
+        return Appended(outcome.positions[start:end], outcome.replicated, duplicates)
     return outcome

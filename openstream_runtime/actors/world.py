@@ -21,6 +21,7 @@ from openstream_runtime.ports import (
     Meter,
     Tail,
 )
+from openstream_runtime.producer_ports import Producers
 from openstream_runtime.replay_ports import Replays
 
 
@@ -50,6 +51,7 @@ class World:
     """Everything an actor may touch. Made once, by the node; in tests by hand, with fakes."""
 
     log: EventLog
+    producers: Producers
     tail: Tail
     groups: GroupLog
     leases: Leases

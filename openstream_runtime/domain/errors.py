@@ -32,6 +32,22 @@ class Conflict(OpenStreamError):
     """The request disagrees with what exists."""
 
 
+class StaleEpoch(OpenStreamError):
+    """A newer epoch of this producer has begun; nothing was kept. Facts: producer_epoch, the one that counts."""
+
+
+class OutOfSequence(Conflict):
+    """The request's number is not the next one; nothing was kept. Facts: expected_seq."""
+
+
+class SequenceReused(Conflict):
+    """The number was used for other events; nothing was kept."""
+
+
+class UnknownProducer(Conflict):
+    """Nobody knows what this producer has sent before; nothing was kept."""
+
+
 class Overloaded(OpenStreamError):
     """There is more work than room for it; nothing was kept. Facts: reason, retry_after_ms."""
 

@@ -25,6 +25,8 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
     #: A raw JSON object of strings, or None.
     headers: bytes | None = None
+    #: The producer's own name for it: kept once in its partition, for a while.
+    event_id: str | None = None
 
     def size(self) -> int:
         """About how many bytes it takes, in a mailbox as in Redis."""

@@ -16,6 +16,7 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.producers import Stamp
 from openstream_runtime.domain.pulse import Pulse
 from openstream_runtime.domain.replays import Replay
 from openstream_runtime.domain.topics import Topic, TopicSettings, Visibility
@@ -92,6 +93,7 @@ class Gateway:
         partitions: int | None = None,
         ack: Ack = Ack.APPENDED,
         on_appended: Callable[[], None] | None = None,
+        stamp: Stamp | None = None,
     ) -> Produced:
         """Append events, creating the topic on first use. Events without a key share one partition, by turns.
 
@@ -99,8 +101,12 @@ class Gateway:
         A caller that is cancelled does not take its events back: they are appended or not, as a whole. With `PERSISTED`
         the answer comes when PostgreSQL has committed them, PartlyDone when it has not in time; `on_appended` is called
         before that, when all are in Redis.
+        With a `stamp` the same request may be repeated, and so may events with an event_id: what was kept is not kept
+        again, and told with its original place. StaleEpoch, OutOfSequence, SequenceReused, UnknownProducer.
         """
-        return await self._producing.produce(topic, events, partitions=partitions, ack=ack, on_appended=on_appended)
+        return await self._producing.produce(
+            topic, events, partitions=partitions, ack=ack, on_appended=on_appended, stamp=stamp
+        )
 
     # ------------------------------------------------------------------------------------------------ groups
 

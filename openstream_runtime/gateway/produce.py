@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from itertools import count
 
 from openstream_runtime.actors.ingestor import Append, IngestMailbox, Ingestor
@@ -20,9 +20,11 @@ from openstream_runtime.domain.errors import (
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import Position, TopicPartition
+from openstream_runtime.domain.producers import Stamp, Turn, keyless_partition, scattered, turn_of
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway.persisting import DRAIN, is_whole, not_persisted, persisted
 from openstream_runtime.gateway.pressure import Pressure
+from openstream_runtime.gateway.repeating import advised, refused
 from openstream_runtime.gateway.results import Ack, Produced
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
@@ -62,45 +64,63 @@ class Producing:
         partitions: int | None,
         ack: Ack,
         on_appended: Callable[[], None] | None = None,
+        stamp: Stamp | None = None,
     ) -> Produced:
         if not events:
             raise InvalidRequest("there is no event in the request", topic=topic_name)
         topic = await self._topics.find_or_create(topic_name, partitions)
-        order, by_partition = self._sort(topic, events)
+        turn = None if stamp is None else turn_of(stamp, events)
+        order, by_partition = self._sort(topic, events, stamp)
         size = sum(event.size() for event in events)
         self._pressure.admit(size)
         try:
-            outcomes = await self._append(
-                Append(topic=topic, by_partition=by_partition, replicated=ack is Ack.REPLICATED, size=size)
-            )
+            append = Append(topic, by_partition, replicated=ack is Ack.REPLICATED, size=size, turn=turn)
+            try:
+                outcomes = await self._append(append)
+            except OutcomeUnknown as unknown:
+                raise advised(unknown, turn, events) from unknown.__cause__
             appended = {number: one.positions for number, one in outcomes.items() if isinstance(one, Appended)}
             if not all(isinstance(one, Appended) and one.replicated for one in outcomes.values()):
-                raise self._trouble(topic, order, outcomes, ack)
+                error = self._trouble(topic, order, outcomes, ack, turn)
+                raise advised(error, turn, events) if isinstance(error, OutcomeUnknown | PartlyDone) else error
             if on_appended is not None:
                 on_appended()
             if ack is Ack.PERSISTED:
                 # The events stay counted as taken in: whoever waits for PostgreSQL holds them in memory.
                 shares = await persisted(self._world, topic, appended)
                 if not all(map(is_whole, shares.values())):
-                    raise not_persisted(topic, order, shares)
+                    error = not_persisted(topic, order, shares)
+                    raise advised(error, turn, events) if isinstance(error, PartlyDone) else error
         finally:
             self._pressure.done(size)
         ids = {number: iter(positions) for number, positions in appended.items()}
-        return Produced(topic.name, topic.partitions, [(number, next(ids[number])) for number in order])
+        results = [(number, next(ids[number])) for number in order]
+        return Produced(topic.name, topic.partitions, results, _duplicates(order, outcomes))
 
     def drain(self) -> None:
         """Who waits for PostgreSQL is answered before the front closes."""
         self._world.receipts.hurry(self._world.limits.grace(DRAIN))
 
-    def _sort(self, topic: Topic, events: Sequence[NewEvent]) -> tuple[list[int], dict[int, list[NewEvent]]]:
+    def _sort(
+        self, topic: Topic, events: Sequence[NewEvent], stamp: Stamp | None
+    ) -> tuple[list[int], dict[int, list[NewEvent]]]:
         """Each event's partition, in request order, and the events of each partition."""
         # Events without a key share one partition. Steps of the golden ratio spread requests evenly, and so they do for
         # any topic's share of them: plain turns would give two topics that alternate one half of the partitions each.
-        keyless = (next(self._turns) * _GOLDEN % 2**64) * topic.partitions >> 64
+        # What may be repeated must find the partition it was in: there it is by a hash.
+        if stamp is not None:
+            keyless = keyless_partition(stamp, topic.partitions)
+        else:
+            keyless = (next(self._turns) * _GOLDEN % 2**64) * topic.partitions >> 64
         order: list[int] = []
         by_partition: dict[int, list[NewEvent]] = {}
         for event in events:
-            number = keyless if event.partition_key is None else partition_of(event.partition_key, topic.partitions)
+            if event.partition_key is not None:
+                number = partition_of(event.partition_key, topic.partitions)
+            elif event.event_id is None or stamp is not None:
+                number = keyless
+            else:
+                number = scattered(event.event_id, topic.partitions)
             order.append(number)
             by_partition.setdefault(number, []).append(event)
         return order, by_partition
@@ -128,18 +148,18 @@ class Producing:
             ) from error
 
     def _trouble(
-        self, topic: Topic, order: Sequence[int], outcomes: dict[int, AppendOutcome], ack: Ack
+        self, topic: Topic, order: Sequence[int], outcomes: dict[int, AppendOutcome], ack: Ack, turn: Turn | None
     ) -> OpenStreamError:
         """The error for a request of which not everything was kept as asked."""
-        refusals = {number: outcome.reason for number, outcome in outcomes.items() if isinstance(outcome, Refused)}
+        refusals = {number: outcome for number, outcome in outcomes.items() if isinstance(outcome, Refused)}
         if len(refusals) == len(outcomes):
-            return self._refused(topic, *next(iter(refusals.items())))
+            return self._refused(topic, *next(iter(refusals.items())), turn)
         if all(isinstance(outcome, Unknown) for outcome in outcomes.values()):
             return OutcomeUnknown("the answer to the append was lost", topic=topic.name)
         # Nobody waited for PostgreSQL when a part was not even appended.
         results = _results(order, outcomes, kept="not_persisted" if ack is Ack.PERSISTED else "appended")
         if refusals:
-            cause = self._refused(topic, *next(iter(refusals.items())))
+            cause = self._refused(topic, *next(iter(refusals.items())), turn)
             facts = {key: value for key, value in cause.facts.items() if key in {"reason", "retry_after_ms", "backend"}}
             detail = f"a part of the events was kept, a part was not: {cause.detail}"
             overloaded = isinstance(cause, Overloaded)
@@ -153,8 +173,10 @@ class Producing:
             )
         return PartlyDone(detail, topic=topic.name, results=results, overloaded=overloaded, **facts)
 
-    def _refused(self, topic: Topic, partition: int, reason: Refusal) -> OpenStreamError:
-        match reason:
+    def _refused(self, topic: Topic, partition: int, refusal: Refused, turn: Turn | None) -> OpenStreamError:
+        if turn is not None and (error := refused(topic, turn, refusal)) is not None:
+            return error
+        match refusal.reason:
             case Refusal.UNVERIFIED:
                 return Unavailable(
                     "the partition is being checked against PostgreSQL", backend="postgres", retry_after_ms=1000,
@@ -169,7 +191,20 @@ class Producing:
                     partition=partition,
                 )
             case _:
-                return self._pressure.partition_full(TopicPartition(topic.name, partition), reason)
+                return self._pressure.partition_full(TopicPartition(topic.name, partition), refusal.reason)
+
+
+def _duplicates(order: Sequence[int], outcomes: Mapping[int, AppendOutcome]) -> Set[int]:
+    """Which events of the request were there before, by their index in it."""
+    if not any(isinstance(one, Appended) and one.duplicates for one in outcomes.values()):
+        return frozenset()
+    turns = {number: iter(range(len(order))) for number in outcomes}
+    found = set()
+    for index, number in enumerate(order):
+        outcome, turn = outcomes[number], next(turns[number])
+        if isinstance(outcome, Appended) and turn in outcome.duplicates:
+            found.add(index)
+    return found
 
 
 def _results(order: Sequence[int], outcomes: dict[int, AppendOutcome], *, kept: str) -> list[dict[str, object]]:

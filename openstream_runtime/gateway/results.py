@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,6 +30,8 @@ class Produced:
     topic: str
     partitions: int
     results: Sequence[tuple[int, Position]]
+    #: Which of them were there before, by index.
+    duplicates: Set[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ def stream(at: TopicPartition) -> bytes:
 
 def meta(at: TopicPartition) -> bytes:
     """Hash: tid topic id, run server that was verified, g generation, n ordinal, pid/pn position and ordinal persisted,
-    tf the last id ever trimmed; for a group that PostgreSQL serves c:<group> where it is, cn:<group> how far behind tf.
+    tf the last id ever trimmed;
+    pl when Redis was last seen to have lost something, pf since when producers are remembered;
+    for a group that PostgreSQL serves c:<group> where it is, cn:<group> how far behind tf.
 
     The braces are a hash tag: they put the key into the slot of the stream, so that one script may touch both.
     """
@@ -42,6 +44,17 @@ def side(at: TopicPartition, group: str) -> bytes:
 def marks(at: TopicPartition, replay: str) -> bytes:
     """Hash, one for each replay into this partition: source partition → last source position appended, and `end`."""
     return b"{%b}:replay:%b" % (stream(at), replay.encode())
+
+
+def producers(at: TopicPartition) -> tuple[bytes, bytes]:
+    """Two hashes, the one that is written and the one before it, which goes when the next one begins: h<producer> what
+    its home knows of it, s<producer> its last share here, and under the empty name when the hash was begun."""
+    return b"{%b}:producers" % stream(at), b"{%b}:producers:before" % stream(at)
+
+
+def event_ids(at: TopicPartition) -> tuple[bytes, bytes]:
+    """The same of events: =<event_id> → id in the stream."""
+    return b"{%b}:ids" % stream(at), b"{%b}:ids:before" % stream(at)
 
 
 def owner(token: str) -> str:

@@ -40,6 +40,9 @@ def _script(name: str, *preludes: str) -> Script:
 
 
 APPEND = _script("append")
+APPEND_ONCE = _script("append_once", "remember")
+PRODUCER_BEGIN = _script("producer_begin", "remember")
+PRODUCER_FINISH = _script("producer_finish", "remember")
 VERIFY = _script("verify", "ids", "trim")
 MARK_PERSISTED = _script("mark_persisted", "ids", "trim")
 EDGES = _script("edges")

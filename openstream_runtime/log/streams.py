@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -13,11 +14,13 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import END
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
+from openstream_runtime.domain.producers import MEMORY, Memory
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, encode_events, format_position, parse_position, parse_positions
 from openstream_runtime.log.errors import REPLY_ERRORS, answer, outcome_unknown, refusal
 from openstream_runtime.log.lane import Lane, info_field, pack
+from openstream_runtime.log.producers import REFUSALS, append_once, kept_once
 from openstream_runtime.log.scripts import Arg, Command
 from openstream_runtime.ports import (
     AppendBatch,
@@ -32,7 +35,7 @@ from openstream_runtime.ports import (
 )
 
 #: What append.lua answers when it keeps nothing.
-_REFUSALS = {1: Refusal.UNVERIFIED, 2: Refusal.LENGTH, 3: Refusal.UNPERSISTED}
+_REFUSALS = {1: Refusal.UNVERIFIED, 2: Refusal.LENGTH, 3: Refusal.UNPERSISTED, **REFUSALS}
 #: Entries of one page of a read: the first, and the largest. What `max_bytes` may be passed by is one page.
 _FIRST_PAGE, _LARGEST_PAGE = 16, 256
 #: Pending entries one call of the trim moves at most: about 2 ms of Redis' time.
@@ -44,11 +47,14 @@ _MARKS_ENDED_MS = 86_400_000
 class RedisEvents:
     """The streams. Appends have a lane of their own, on which nothing is ever sent twice."""
 
-    def __init__(self, appends: Lane, writes: Lane, reads: Lane, *, replica_timeout_ms: int) -> None:
+    def __init__(
+        self, appends: Lane, writes: Lane, reads: Lane, *, replica_timeout_ms: int, memory: Memory = MEMORY
+    ) -> None:
         self._appends = appends
         self._writes = writes
         self._reads = reads
         self._replica_timeout_ms = replica_timeout_ms
+        self._memory = memory
 
     # ---- appending
 
@@ -59,7 +65,7 @@ class RedisEvents:
             async with self._appends.take() as connection:
                 outcomes = await self._append_on(connection, batches)
                 kept = any(isinstance(one, Appended) for one in outcomes)
-                if replicas is not None and kept and not await self._replicated(connection, replicas):
+                if replicas is not None and kept and not await self.replicated(self._appends, connection, replicas):
                     return [_not_replicated(one) for one in outcomes]
                 return outcomes
         except Unavailable:  # no connection: nothing was sent
@@ -67,13 +73,18 @@ class RedisEvents:
 
     async def _append_on(self, connection: AbstractConnection, batches: Sequence[AppendBatch]) -> list[AppendOutcome]:
         run_id = self._appends.run_id(connection)
-        packed = pack([_append_command(batch, run_id) for batch in batches])
+        packed = pack([self._command(batch, run_id) for batch in batches])
         replies, lost = await self._appends.exchange(connection, packed)
         if lost is None and any(isinstance(reply, NoScriptError) for reply in replies):
             await self._append_forgotten(connection, batches, packed, replies)
         # Replies are matched by count: what has none was cut off, and may have been kept.
         replies += [None] * (len(batches) - len(replies))
         return [_outcome(reply, batch) for reply, batch in zip(replies, batches, strict=True)]
+
+    def _command(self, batch: AppendBatch, run_id: str) -> Command:
+        if batch.once is None and all(event.event_id is None for event in batch.events):
+            return _append_command(batch, run_id)
+        return append_once(batch, run_id, self._memory)
 
     async def _append_forgotten(
         self,
@@ -95,21 +106,21 @@ class RedisEvents:
             for index, (reply, batch) in enumerate(zip(replies, batches, strict=True))
             if isinstance(reply, NoScriptError) and (batch.topic.name, batch.partition) not in kept
         ]
-        load = pack([scripts.APPEND.load()])
+        load = pack([scripts.APPEND.load(), scripts.APPEND_ONCE.load()])
         answers, _lost = await self._appends.exchange(connection, load + [packed[index] for index in again])
-        answers += [None] * (1 + len(again) - len(answers))
-        for index, reply in zip(again, answers[1:], strict=True):
+        answers += [None] * (len(load) + len(again) - len(answers))
+        for index, reply in zip(again, answers[len(load) :], strict=True):
             replies[index] = reply
 
-    async def _replicated(self, connection: AbstractConnection, replicas: int) -> bool:
+    async def replicated(self, lane: Lane, connection: AbstractConnection, replicas: int) -> bool:
         """Whether the primary's disk and that many replicas have all this connection wrote."""
-        timeout = self._appends.timeout + self._replica_timeout_ms / 1000
+        timeout = lane.timeout + self._replica_timeout_ms / 1000
         commands: list[Command] = [
             (b"WAITAOF", 1, replicas, self._replica_timeout_ms),
             (b"WAIT", replicas, self._replica_timeout_ms),
         ]
         for command in commands:
-            replies, lost = await self._appends.exchange(connection, pack([command]), timeout=timeout)
+            replies, lost = await lane.exchange(connection, pack([command]), timeout=timeout)
             if lost is not None:
                 return False
             reply = replies[0]
@@ -125,7 +136,8 @@ class RedisEvents:
         async with self._writes.take() as connection:
             args: list[Arg] = [topic.id, self._writes.run_id(connection), cursor.generation]
             args += [format_position(cursor.position), format_position(floor)]
-            command = scripts.VERIFY.call([keys.stream(at), keys.meta(at), keys.sides(at)], args)
+            where = [keys.stream(at), keys.meta(at), keys.sides(at), *keys.producers(at), *keys.event_ids(at)]
+            command = scripts.VERIFY.call(where, args)
             # On this connection and no other: the run id must be that of the server which runs the script. Loading
             # the script along costs little here, and there is no second try to think of.
             replies, lost = await self._writes.exchange(connection, pack([scripts.VERIFY.load(), command]))
@@ -179,7 +191,7 @@ class RedisEvents:
         self, at: TopicPartition, token: str, cursor: Position, *, count: int | None, trim_below: Position | None
     ) -> int:
         bound = format_position(ZERO if trim_below is None else min(trim_below, cursor.next()))
-        where = [keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)]
+        where = _fixed(at)
         trimmed, more = 0, 1
         while more:  # what groups hold unacked moves in small steps: no call keeps Redis busy for long
             args: list[Arg] = [token, format_position(cursor), b"" if count is None else count, bound, _MOVED]
@@ -196,7 +208,7 @@ class RedisEvents:
         return [parse_position(found) if (found := answer(reply)) else ZERO for reply in replies]
 
     async def stats(self, partitions: Sequence[TopicPartition]) -> list[StreamStats]:
-        calls = [([keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)], [RELEASED]) for at in partitions]
+        calls = [(_fixed(at), [RELEASED]) for at in partitions]
         return [_stats(reply) for reply in await self._reads.run_each(scripts.STATS, calls)]
 
     async def memory(self) -> Mapping[str, int]:
@@ -207,10 +219,7 @@ class RedisEvents:
     async def delete_topic(self, topic: Topic) -> None:
         await self._writes.run_each(
             scripts.DELETE_PARTITION,
-            [
-                ([keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)], [topic.id])
-                for at in topic.all_partitions()
-            ],
+            [([*_fixed(at), *keys.producers(at), *keys.event_ids(at)], [topic.id]) for at in topic.all_partitions()],
         )
 
     async def end_marks(self, topic: Topic, replay: str) -> None:
@@ -222,6 +231,11 @@ class RedisEvents:
     async def ping(self) -> None:
         [reply] = await self._reads.call([(b"PING",)])
         answer(reply)
+
+
+def _fixed(at: TopicPartition) -> list[bytes]:
+    """The keys of a partition that its owner works on."""
+    return [keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)]
 
 
 def _append_command(batch: AppendBatch, run_id: str) -> Command:
@@ -239,6 +253,8 @@ def _append_command(batch: AppendBatch, run_id: str) -> Command:
 
 def _outcome(reply: Any, batch: AppendBatch) -> AppendOutcome:
     if isinstance(reply, list):
+        if isinstance(reply[-1], list):
+            return kept_once(reply, len(batch.events))
         return Appended(parse_positions(reply, len(batch.events)))
     if isinstance(reply, int):
         return Refused(_REFUSALS[reply])
@@ -253,7 +269,7 @@ def _outcome(reply: Any, batch: AppendBatch) -> AppendOutcome:
 
 
 def _not_replicated(outcome: AppendOutcome) -> AppendOutcome:
-    return Appended(outcome.positions, replicated=False) if isinstance(outcome, Appended) else outcome
+    return replace(outcome, replicated=False) if isinstance(outcome, Appended) else outcome
 
 
 def _stats(reply: Any) -> StreamStats:

@@ -230,6 +230,7 @@ def make_world(
     meter = Recorder()
     world = World(
         log=log.events,
+        producers=log.producers,
         tail=log.tail,
         groups=log.groups,
         leases=log.leases,

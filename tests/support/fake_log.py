@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -17,6 +18,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import END, before
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
+from openstream_runtime.domain.producers import MEMORY, Memory
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.ports import (
     AppendBatch,
@@ -32,15 +34,17 @@ from openstream_runtime.ports import (
     Unknown,
 )
 from support.fake_groups import FakeGroups
+from support.fake_producers import FakeProducers, look, originals, remember
 from support.fake_redis import FakeMeta, FakeRedis
 
 
 class FakeLog:
     """One node's view. Give several the same `redis` for several nodes."""
 
-    def __init__(self, redis: FakeRedis | None = None) -> None:
+    def __init__(self, redis: FakeRedis | None = None, memory: Memory = MEMORY) -> None:
         self.redis = redis or FakeRedis()
-        self.events = FakeEvents(self.redis)
+        self.events = FakeEvents(self.redis, memory)
+        self.producers = FakeProducers(self.redis, memory)
         self.groups = FakeGroups(self.redis)
         self.leases = FakeLeases(self.redis)
         self.members = FakeMembers(self.redis)
@@ -48,8 +52,9 @@ class FakeLog:
 
 
 class FakeEvents:
-    def __init__(self, redis: FakeRedis) -> None:
+    def __init__(self, redis: FakeRedis, memory: Memory) -> None:
         self._redis = redis
+        self._memory = memory
 
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         try:
@@ -69,35 +74,50 @@ class FakeEvents:
         meta, stream = redis.meta.get(at), redis.streams.get(at)
         if stream is None or meta is None or (meta.topic_id, meta.run_id) != (batch.topic.id, redis.run_id):
             return Refused(Refusal.UNVERIFIED)
-        if len(stream.entries) >= batch.max_stream_len:
-            return Refused(Refusal.LENGTH)
-        if meta.n - meta.pn >= batch.max_unpersisted:
-            return Refused(Refusal.UNPERSISTED)
-        if redis.out_of_memory:
-            return Refused(Refusal.MEMORY)
-        now = redis.now_ms()
-        positions = [stream.add(event, now) for event in batch.events]
-        meta.n += len(positions)
+        replicated = replicas is None or redis.replicas >= replicas
+        if batch.once is not None and (found := look(redis, at, batch.once, self._memory)) is not None:
+            return replace(found, replicated=replicated) if isinstance(found, Appended) else found
+        known = originals(redis, at, batch)
+        if None in known or not known:
+            if len(stream.entries) >= batch.max_stream_len:
+                return Refused(Refusal.LENGTH)
+            if meta.n - meta.pn >= batch.max_unpersisted:
+                return Refused(Refusal.UNPERSISTED)
+            if redis.out_of_memory:
+                return Refused(Refusal.MEMORY)
+        now, positions = redis.now_ms(), list[Position]()
+        for event, there in zip(batch.events, known, strict=True):
+            if there is None:
+                positions.append(stream.add(event, now))
+            else:
+                positions.append(positions[there] if isinstance(there, int) else there)
+        meta.n += known.count(None)
         if batch.mark is not None:
             marks[batch.mark.source] = batch.mark.upto
+        duplicates = frozenset(index for index, there in enumerate(known) if there is not None)
+        kept = Appended(positions, replicated, duplicates)
+        remember(redis, at, batch, kept, self._memory)
         redis.tell()
-        return Appended(positions, replicated=replicas is None or redis.replicas >= replicas)
+        return kept
 
     async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
         def do() -> None:
             at = TopicPartition(topic.name, partition)
+            lost = False
             old, low = self._redis.meta.get(at), ZERO
             if old is not None and old.topic_id > topic.id:
                 raise NotFound("The topic was deleted and created again.", topic=topic.name)
             if old is not None and old.topic_id != topic.id:
+                self._redis.forget(at)
                 gone = self._redis.streams.pop(at, None)
                 old, low = None, max(cursor.position, gone.last if gone else ZERO)
             was_there = at in self._redis.streams
             stream = self._redis.stream(at)
             if max(stream.last, low) < cursor.position:  # it came back empty, or behind
                 stream.leave_to_store(cursor.position, counted=False)
-                low = max(cursor.position, floor)
+                low, lost = max(cursor.position, floor), True
             elif old is None and cursor.position > ZERO:
+                lost = True
                 first = next(iter(stream.entries), None)
                 trimmed = before(first) if first is not None and first <= cursor.position else cursor.position
                 stream.leave_to_store(trimmed, counted=False)
@@ -110,6 +130,8 @@ class FakeEvents:
                 old = FakeMeta(topic.id, 0, 0, n, n - waiting, cursor.position)
             old.run_id, old.generation = self._redis.run_id, cursor.generation
             self._redis.meta[at] = old
+            if lost:
+                self._redis.remembered(at).lost_ms = self._redis.now_ms() + 1
 
         await self._redis.write("verify", do)
 
@@ -214,6 +236,7 @@ class FakeEvents:
             for at in topic.all_partitions():
                 meta = self._redis.meta.get(at)
                 if meta is None or meta.topic_id <= topic.id:
+                    self._redis.forget(at)
                     for state in (self._redis.streams, self._redis.meta, self._redis.leases):
                         state.pop(at, None)
 

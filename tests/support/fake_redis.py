@@ -17,7 +17,9 @@ from anyio.lowlevel import checkpoint
 from openstream_runtime.domain.errors import OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import NewEvent, StoredEvent
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
+from openstream_runtime.domain.producers import Memory
 from openstream_runtime.ports import NodeInfo
+from support.remembered import FakeHome, FakeShare, Remembered
 
 T = TypeVar("T")
 EPOCH_MS = 1_700_000_000_000
@@ -113,6 +115,7 @@ class FakeRedis:
         self.bells: list[str] = []
         #: For each partition and replay: source partition → last source position appended.
         self.marks: dict[tuple[TopicPartition, str], dict[int, Position]] = {}
+        self._remembered: dict[TopicPartition, Remembered] = {}
         self._run_ids = count(1)
         self.run_id = next(self._run_ids)
         #: Set and replaced whenever something was appended or rung.
@@ -156,7 +159,7 @@ class FakeRedis:
 
     def flush(self) -> None:
         """Redis lost everything (FLUSHALL); it is the same process."""
-        for state in (self.streams, self.meta, self.leases, self.nodes, self.bells, self.marks):
+        for state in (self.streams, self.meta, self.leases, self.nodes, self.bells, self.marks, self._remembered):
             state.clear()
 
     def restart(self) -> None:
@@ -173,6 +176,7 @@ class FakeRedis:
         for group in stream.groups.values():
             group.at = min(group.at, stream.last)
             group.pending = {at: one for at, one in group.pending.items() if at in stream.entries}
+        self.remembered(at).lose({one.position for one in lost})
         return lost
 
     # ---- time
@@ -221,6 +225,18 @@ class FakeRedis:
     def stream(self, at: TopicPartition) -> FakeStream:
         """The stream, made when it is not there."""
         return self.streams.setdefault(at, FakeStream())
+
+    def remembered(self, at: TopicPartition) -> Remembered:
+        return self._remembered.setdefault(at, Remembered())
+
+    def forget(self, at: TopicPartition) -> None:
+        self._remembered.pop(at, None)
+
+    def remember_producer(self, at: TopicPartition, name: str, one: FakeHome | FakeShare, memory: Memory) -> None:
+        known = self.remembered(at)
+        known.producers.now[name] = one
+        since = known.producers.turn_over(self.now_ms(), memory.producer_ms, 2 * memory.producers)
+        known.since_ms = known.since_ms if since is None else since
 
     def group(self, at: TopicPartition, name: str) -> FakeGroup | None:
         stream = self.streams.get(at)

@@ -13,6 +13,7 @@ from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, EventLog, GroupLog, Leases, Members, Tail
+from openstream_runtime.producer_ports import Producers
 
 T = TypeVar("T")
 PLENTY = 1_000_000
@@ -24,6 +25,8 @@ class Log(Protocol):
 
     @property
     def events(self) -> EventLog: ...
+    @property
+    def producers(self) -> Producers: ...
     @property
     def groups(self) -> GroupLog: ...
     @property

@@ -1,8 +1,9 @@
--- KEYS stream, meta, what names of side streams begin with. ARGV topic id, run id, generation, cursor, a floor for when
--- Redis may have lost something. Answers 1, or 0 when the partition belongs to a newer topic of this name.
+-- KEYS stream, meta, what names of side streams begin with, what producers and events were remembered. ARGV topic id,
+-- run id, generation, cursor, a floor for when Redis may have lost something. Answers 1, or 0 when the partition belongs to a newer topic of this name.
 -- Invariant: afterwards no id can be handed out that PostgreSQL already knows, n - pn is how many entries stand after
 -- pid, and whatever PostgreSQL has and the stream has not stands at or below tf.
 local stream, meta_key, sides, topic, cursor = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[4]
+local lost = false
 
 local function last_generated()
   if redis.call('EXISTS', stream) == 0 then return '0-0' end
@@ -19,7 +20,7 @@ if meta[1] and tonumber(meta[1]) > tonumber(topic) then return 0 end
 redis.call('HDEL', meta_key, 'run')
 if meta[1] and meta[1] ~= topic then
   forget_sides(stream, meta_key, sides)
-  redis.call('UNLINK', stream, meta_key) -- what a deleted topic left behind; its ids are not used again
+  redis.call('UNLINK', stream, meta_key, unpack(KEYS, 4)) -- what a deleted topic left behind; its ids are not used again
   if before(floor, cursor) then floor = cursor end
   meta, is_there = {}, false
 end
@@ -30,11 +31,12 @@ end
 
 if before(floor, cursor) then
   -- Redis came back empty, or behind: groups find in PostgreSQL what it lost. All that is left here stands there too.
-  floor = cursor
+  floor, lost = cursor, true
   leave_to_store(stream, meta_key, sides, cursor, math.huge, cursor)
   if before(floor, ARGV[5]) then floor = ARGV[5] end
 elseif not meta[1] and cursor ~= '0-0' then
   -- Nobody knows what was trimmed: at most what stands before the first entry.
+  lost = true
   local first, trimmed = first_entry(stream), cursor
   if first and not before(cursor, first) then trimmed = preceding(first) end
   leave_to_store(stream, meta_key, sides, '0-1', math.huge, trimmed)
@@ -51,4 +53,9 @@ if not n or not pn or not pid or before(pid, cursor) then
   pn = n - waiting
 end
 redis.call('HSET', meta_key, 'tid', topic, 'run', ARGV[2], 'g', ARGV[3], 'n', n, 'pn', pn, 'pid', pid)
+if lost then
+  -- PostgreSQL may have events of requests that nobody here knows any more: producers begin anew.
+  local time = redis.call('TIME')
+  redis.call('HSET', meta_key, 'pl', tonumber(time[1]) * 1000 + math.ceil(tonumber(time[2]) / 1000))
+end
 return 1
