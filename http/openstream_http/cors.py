@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import Quart, Response, request
 
 _METHODS = "GET, POST, PUT, DELETE, OPTIONS"
-_HEADERS = "Authorization, Content-Type"
+_HEADERS = "Authorization, Content-Type, Producer-Id, Producer-Epoch, Producer-Seq"
 _EXPOSED = "Link, Location, Retry-After, WWW-Authenticate"
 _MAX_AGE_S = "600"
 

@@ -13,6 +13,7 @@ MAX_KEY_BYTES = 1_024
 MAX_TYPE_CHARS = 200
 MAX_HEADERS = 64
 MAX_HEADER_BYTES = 8_192
+MAX_EVENT_ID_CHARS = 200
 MAX_BLOCK_MS = 30_000
 #: Exact in every JSON parser, JavaScript's too; in milliseconds it is the year 287396.
 MAX_INTEGER = 2**53

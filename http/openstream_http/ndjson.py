@@ -27,9 +27,11 @@ from openstream_http.problems import (
     invalid,
     of_error,
 )
-from openstream_http.rendering import placed, produced_head
+from openstream_http.producing import next_stamp
+from openstream_http.rendering import placed, produced_end, produced_head
 from openstream_runtime.domain.errors import OpenStreamError, Overloaded
 from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.producers import Stamp
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.results import Ack, Produced
 
@@ -53,9 +55,10 @@ _R = TypeVar("_R")
 class _Sent:
     """A chunk on its way: first Redis has it, then it is done."""
 
-    def __init__(self, chunk: list[NewEvent], line: int) -> None:
+    def __init__(self, chunk: list[NewEvent], line: int, stamp: Stamp | None) -> None:
         self.chunk = chunk
         self.line = line
+        self.stamp = stamp
         #: Redis has it, or it is done.
         self.appended = Event()
         self.done = Event()
@@ -73,12 +76,14 @@ class LineProducer:
         *,
         partitions: int | None,
         ack: Ack,
+        stamp: Stamp | None = None,
         parse: Callable[[bytes, int], NewEvent],
     ) -> None:
         self._gateway = gateway
         self._topic = topic
         self._partitions = partitions
         self._ack = ack
+        self._stamp = stamp
         self._parse = parse
         self._line_limit = edge().settings.max_body_bytes
         self._spool: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - close()
@@ -89,6 +94,9 @@ class LineProducer:
         self._chunk_line = 1
         self._line = 0
         self._appended = 0
+        #: Events in chunks that were sent, and events that were there before.
+        self._begun = 0
+        self._duplicates = 0
         self._stands: tuple[str, int] | None = None
         self._window = WINDOW if ack is Ack.PERSISTED else 1
         self._sent: deque[_Sent] = deque()
@@ -139,14 +147,15 @@ class LineProducer:
         if self._stands is None:  # pragma: no cover - consume() raises when nothing was appended
             raise RuntimeError("nothing was appended")
         head = produced_head(*self._stands)
-        return len(head) + self._spooled + len(b"]}"), self._pieces(head)
+        end = produced_end(self._duplicates == self._appended)
+        return len(head) + self._spooled + len(end), self._pieces(head, end)
 
-    async def _pieces(self, head: bytes) -> AsyncIterator[bytes]:
+    async def _pieces(self, head: bytes, end: bytes) -> AsyncIterator[bytes]:
         yield head
         self._spool.seek(0)
         while piece := await self._on_file(self._spool.read, _PIECE):
             yield piece
-        yield b"]}"
+        yield end
 
     async def _keep(self, results: bytes) -> None:
         self._spooled += len(results)
@@ -184,7 +193,8 @@ class LineProducer:
         """Send the chunk. Returns when it stands in the log and there is room in the window for another one."""
         if not self._chunk:
             return
-        sent = _Sent(self._chunk, self._chunk_line)
+        sent = _Sent(self._chunk, self._chunk_line, next_stamp(self._stamp, self._begun, len(self._chunk)))
+        self._begun += len(self._chunk)
         self._chunk, self._chunk_bytes = [], 0  # a new one: the node may still hold the old
         self._sent.append(sent)
         tasks.start_soon(self._send, sent)
@@ -203,6 +213,7 @@ class LineProducer:
                         partitions=self._partitions,
                         ack=self._ack,
                         on_appended=sent.appended.set if self._window > 1 else None,
+                        stamp=sent.stamp,
                     )
                 except Overloaded as error:
                     pause = min(_LONGEST_PAUSE, error.facts.get("retry_after_ms", RETRY_AFTER_MS) / 1000)
@@ -226,7 +237,8 @@ class LineProducer:
             raise sent.failure
         if sent.produced is None:  # pragma: no cover - what is done has failed or not
             raise RuntimeError("a chunk is done and nothing became of it")
-        results = placed(sent.produced.results)
+        results = placed(sent.produced.results, sent.produced.duplicates)
+        self._duplicates += len(sent.produced.duplicates)
         await self._keep(b"," + results if self._appended else results)
         self._appended += len(sent.chunk)
         self._stands = (sent.produced.topic, sent.produced.partitions)
@@ -241,7 +253,10 @@ class LineProducer:
                 problem = Problem(OUTCOME_UNKNOWN, f"{problem.detail}; later lines may have been kept")
             problem.facts["outcome"] = "unknown"
             problem.facts.pop("retry_after_ms", None)
-        elif problem.kind is not PARTLY_DONE:
+            problem.facts.pop("repeatable", None)
+            if self._stamp is not None:
+                problem.facts |= {"repeatable": True, "retry_after_ms": RETRY_AFTER_MS}
+        elif problem.kind is not PARTLY_DONE and self._stamp is None and "repeatable" not in problem.facts:
             problem.facts.setdefault("outcome", "not_stored")  # of the lines that are not counted in `appended`
         return self._so_far(problem, line)
 

@@ -20,9 +20,13 @@ from openstream_runtime.domain.errors import (
     NotFound,
     OpenStreamError,
     OutcomeUnknown,
+    OutOfSequence,
     Overloaded,
     PartlyDone,
+    SequenceReused,
+    StaleEpoch,
     Unavailable,
+    UnknownProducer,
 )
 from openstream_runtime.domain.positions import Position
 
@@ -76,6 +80,35 @@ CONFLICT = Kind(
     "Conflict",
     "The request disagrees with what exists, a topic's partition count for one. Nothing was done.",
 )
+STALE_EPOCH = Kind(
+    "stale-epoch",
+    403,
+    "Stale producer epoch",
+    "A newer epoch of this producer has begun (`current_epoch`), or it has gone on since. Whoever sends this has been "
+    "replaced: stop. Nothing was kept.",
+)
+OUT_OF_SEQUENCE = Kind(
+    "out-of-sequence",
+    409,
+    "Not the next request of this producer",
+    "`Producer-Seq` is not the number of the producer's next event, `expected_seq`. A producer sends one request of a "
+    "topic at a time and repeats it until it has an answer. Below `expected_seq` everything is kept; above, nothing.",
+)
+SEQUENCE_REUSED = Kind(
+    "sequence-reused",
+    409,
+    "Other events under the same number",
+    "The request before it with this `Producer-Seq` had other events. Repeat that one as it was, or begin a newer "
+    "epoch. Nothing was kept.",
+)
+UNKNOWN_PRODUCER = Kind(
+    "unknown-producer",
+    409,
+    "Unknown producer",
+    "Nobody knows what this producer has sent before: it was silent for longer than OPENSTREAM_PRODUCER_MS, or Redis "
+    "has lost it. Nothing was kept now; a request whose answer was lost may have been kept then, as the history tells. "
+    "Go on with a newer `Producer-Epoch` from `Producer-Seq: 0`.",
+)
 GONE = Kind(
     "gone",
     410,
@@ -123,7 +156,8 @@ OUTCOME_UNKNOWN = Kind(
     "outcome-unknown",
     503,
     "Outcome unknown",
-    "The answer to a write was lost on the way: it may have been kept, or not. Sending it again may double it.",
+    "The answer to a write was lost on the way: it may have been kept, or not. Sending it again may double it, unless "
+    "the problem says `repeatable: true`.",
 )
 PARTLY_DONE = Kind(
     "partly-done", 503, "Partly done", "A part of the request was kept; `results` says which, each with its `status`."
@@ -138,6 +172,10 @@ BY_ERROR: Mapping[type[OpenStreamError], Kind] = {
     InvalidRequest: INVALID,
     NotFound: NOT_FOUND,
     Conflict: CONFLICT,
+    StaleEpoch: STALE_EPOCH,
+    OutOfSequence: OUT_OF_SEQUENCE,
+    SequenceReused: SEQUENCE_REUSED,
+    UnknownProducer: UNKNOWN_PRODUCER,
     Gone: GONE,
     Overloaded: OVERLOADED,
     Unavailable: UNAVAILABLE,

@@ -19,9 +19,11 @@ from openstream_http.ndjson import HELD_BYTES, LineProducer
 from openstream_http.negotiation import CLOUD_EVENT, CLOUD_EVENTS, JSON, LINES
 from openstream_http.openapi import describes
 from openstream_http.problems import INVALID, Problem, invalid
+from openstream_http.producing import PRODUCER_HEADERS, next_stamp, stamp_of
 from openstream_http.rendering import placed, produced, raw_response
 from openstream_runtime.domain.errors import Overloaded, Unavailable
 from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.producers import Stamp
 from openstream_runtime.gateway.results import Ack
 
 produce = Blueprint("produce", __name__)
@@ -36,7 +38,7 @@ _EVENT = schemas.decoder_of(schemas.Event)
     request=schemas.ProduceRequest,
     lines=schemas.Event,
     also={CLOUD_EVENT: CloudEvent, CLOUD_EVENTS: list[CloudEvent]},
-    headers=BINARY_HEADERS,
+    headers=BINARY_HEADERS | PRODUCER_HEADERS,
     query=schemas.ProduceQuery,
     responses={200: schemas.Produced},
     problems=(409, 429, 503),
@@ -53,8 +55,20 @@ async def append(topic: str) -> Response:
     `not_persisted` (kept; PostgreSQL has not confirmed it within 30 s and still may, so sending it again may double it)
     or `not_stored` (Redis lost it first, for good: send it again).
 
+    With `Producer-Id`, `Producer-Epoch` and `Producer-Seq` the same request may be repeated, to any node, until it is
+    answered: it is kept once, and a repetition is a 200 with `duplicate: true` and the original ids. `Producer-Seq` is
+    the number of the request's first event: the first request of a producer in a topic begins at 0, the next one adds
+    how many events there were. A producer sends one request of a topic at a time. 409 out-of-sequence says
+    `expected_seq`; 409 sequence-reused: the number was used for other events; 403 stale-epoch: a newer epoch has begun
+    (it may begin at any number); 409 unknown-producer: begin a newer epoch from 0.
+
+    An event with an `event_id` that was seen in its partition not long ago is not kept again: its result has
+    `duplicate: true` and the original id. A problem with `repeatable: true` says that the same request may be sent
+    again, whatever became of it.
+
     As NDJSON (one event a line, `partitions` and `ack` in the query) there is no limit to the number of events; a
-    problem then says `appended`, how many are in, and `line`.
+    problem then says `appended`, how many are in, and `line`. With producer headers every thousand lines are a request
+    of their own: send the whole body again, or go on from `expected_seq`.
 
     CloudEvents 1.0 are taken structured, batched (an empty batch is one) and binary, with `partitions` and `ack` in the
     query: `type` is the event_type, `partitionkey` the partition_key (nothing else is), `time` the timestamp_ms, every
@@ -62,17 +76,17 @@ async def append(topic: str) -> Response:
     string and any other data a string of base64, with a header `ce-data-encoding: base64`.
     """
     kind = None if is_binary() else media_type(JSON, *LINES, CLOUD_EVENT, CLOUD_EVENTS)
-    query = _query()
+    query, stamp = _query(), stamp_of(request.headers)
     if kind in {None, CLOUD_EVENT, CLOUD_EVENTS}:
-        return await _append_cloud_events(topic, query, kind)
+        return await _append_cloud_events(topic, query, kind, stamp)
     if kind != JSON:
-        return await _append_lines(topic, query)
+        return await _append_lines(topic, query, stamp)
     if request.query_string:
         raise invalid("in a JSON body, partitions and ack are fields of the body", "query")
     asked = await read_json(_REQUEST)
     now_ms = edge().clock.now_ms()
     events = [new_event(event, now_ms, "events", index) for index, event in enumerate(asked.events)]
-    return await _append(topic, events, asked.partitions, asked.ack)
+    return await _append(topic, events, asked.partitions, asked.ack, stamp)
 
 
 @produce.after_request
@@ -94,12 +108,15 @@ def new_event(event: schemas.Event, now_ms: int, *at: str | int) -> NewEvent:
         headers = msgspec.json.encode(event.headers)
         if len(headers) > limits.MAX_HEADER_BYTES:
             raise invalid(f"expected at most {limits.MAX_HEADER_BYTES} bytes in all", *at, "headers")
+    if event.event_id is not None and not event.event_id.isprintable():
+        raise invalid("expected printable characters", *at, "event_id")
     return NewEvent(
         event_type=event.event_type,
         partition_key=key,
         payload=bytes(event.payload),  # a copy: a slice would keep the whole body alive
         timestamp_ms=now_ms if event.timestamp_ms is None else event.timestamp_ms,
         headers=headers,
+        event_id=event.event_id,
     )
 
 
@@ -116,26 +133,39 @@ def _event_of_line(line: bytes, number: int) -> NewEvent:
     return new_event(decode(_EVENT, line), edge().clock.now_ms())
 
 
-async def _append(topic: str, events: Sequence[NewEvent], partitions: int | None, ack: Ack) -> Response:
+async def _append(
+    topic: str, events: Sequence[NewEvent], partitions: int | None, ack: Ack, stamp: Stamp | None
+) -> Response:
+    stamp = next_stamp(stamp, 0, len(events))
     try:
-        done = await edge().gateway.produce(topic, events, partitions=partitions, ack=ack)
+        done = await edge().gateway.produce(topic, events, partitions=partitions, ack=ack, stamp=stamp)
     except (Overloaded, Unavailable) as error:
-        error.facts.setdefault("outcome", "not_stored")
+        if "repeatable" not in error.facts:  # what may be a repetition may have been kept before
+            error.facts.setdefault("outcome", "not_stored")
         raise
-    return raw_response(produced(done.topic, done.partitions, [placed(done.results)]))
+    results = placed(done.results, done.duplicates)
+    duplicate = len(done.duplicates) == len(done.results)
+    return raw_response(produced(done.topic, done.partitions, results, duplicate=duplicate))
 
 
-async def _append_cloud_events(topic: str, query: schemas.ProduceQuery, kind: str | None) -> Response:
+async def _append_cloud_events(
+    topic: str, query: schemas.ProduceQuery, kind: str | None, stamp: Stamp | None
+) -> Response:
     events = await read_events(kind)
     if not events:  # an empty batch: nothing is appended, nor is a topic made of it
         known = await edge().gateway.topic(topic)
-        return raw_response(produced(known.name, known.partitions, []))
-    return await _append(topic, events, query.partitions, query.ack or Ack.APPENDED)
+        return raw_response(produced(known.name, known.partitions, b"", duplicate=False))
+    return await _append(topic, events, query.partitions, query.ack or Ack.APPENDED, stamp)
 
 
-async def _append_lines(topic: str, query: schemas.ProduceQuery) -> Response:
+async def _append_lines(topic: str, query: schemas.ProduceQuery, stamp: Stamp | None) -> Response:
     producer = LineProducer(
-        edge().gateway, topic, partitions=query.partitions, ack=query.ack or Ack.APPENDED, parse=_event_of_line
+        edge().gateway,
+        topic,
+        partitions=query.partitions,
+        ack=query.ack or Ack.APPENDED,
+        stamp=stamp,
+        parse=_event_of_line,
     )
     promise(request._get_current_object(), producer.close)  # type: ignore[attr-defined]
     with edge().bodies.hold(HELD_BYTES) as hold:

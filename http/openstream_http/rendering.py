@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
@@ -44,20 +44,33 @@ def problem_response(problem: Problem) -> Response:
     return response
 
 
-def placed(results: Sequence[tuple[int, Position]]) -> bytes:
+def placed(results: Sequence[tuple[int, Position]], duplicates: Set[int] = frozenset()) -> bytes:
     """The items of `results`: where each event stands, joined by commas."""
+    if duplicates:
+        return ",".join(
+            [
+                f'{{"partition":{partition},"redis_id":"{at.ms}-{at.seq}"'
+                + (',"duplicate":true}' if index in duplicates else "}")
+                for index, (partition, at) in enumerate(results)
+            ]
+        ).encode()
     return ",".join(
         [f'{{"partition":{partition},"redis_id":"{at.ms}-{at.seq}"}}' for partition, at in results]
     ).encode()
 
 
-def produced(topic: str, partitions: int, results: Iterable[bytes]) -> bytes:
-    return b"%b%b]}" % (produced_head(topic, partitions), b",".join(results))
+def produced(topic: str, partitions: int, results: bytes, *, duplicate: bool) -> bytes:
+    return produced_head(topic, partitions) + results + produced_end(duplicate)
 
 
 def produced_head(topic: str, partitions: int) -> bytes:
     """The beginning of a produce answer, up to its results."""
     return b'{"topic":%b,"partitions":%d,"results":[' % (text(topic), partitions)
+
+
+def produced_end(duplicate: bool) -> bytes:
+    """The end of it. `duplicate`: every event was there before."""
+    return b'],"duplicate":true}' if duplicate else b"]}"
 
 
 def handed_out(topic: str, group: str, consumer: str, deliveries: Sequence[Delivery], claimed: bool) -> bytes:

@@ -15,6 +15,7 @@ from openstream_http.auth import MAX_SUBJECT_CHARS, MAX_TOPIC_PATTERNS, Role
 from openstream_http.limits import (
     DAY_S,
     MAX_BLOCK_MS,
+    MAX_EVENT_ID_CHARS,
     MAX_EVENTS,
     MAX_HEADERS,
     MAX_INTEGER,
@@ -109,6 +110,8 @@ class Event(Request):
     partition_key: Annotated[str, Meta(min_length=1, max_length=MAX_KEY_BYTES)] | None = None
     timestamp_ms: Milliseconds | None = None
     headers: Annotated[dict[str, str], Meta(max_length=MAX_HEADERS)] | None = None
+    #: An event whose id was seen in its partition not long ago is not kept again.
+    event_id: Annotated[str, Meta(min_length=1, max_length=MAX_EVENT_ID_CHARS)] | None = None
 
 
 class ProduceRequest(Request):
@@ -125,16 +128,20 @@ class ProduceQuery(Request):
 
 
 class Placed(Answer):
+    """`duplicate`: it was there before, and this is its original place."""
+
     partition: int
     redis_id: str
+    duplicate: bool = False
 
 
 class Produced(Answer):
-    """Where the events stand, in the order of the request."""
+    """Where the events stand, in the order of the request. `duplicate`: all of them were there before."""
 
     topic: str
     partitions: int
     results: list[Placed]
+    duplicate: bool = False
 
 
 class GroupRequest(Request):
@@ -312,6 +319,11 @@ class ProblemAnswer(Answer):
     topic: str | None = None
     partition: int | None = None
     outcome: str | None = None
+    #: Sending the same request again keeps nothing twice.
+    repeatable: bool | None = None
+    #: The producer's: the number that is expected, the epoch that counts.
+    expected_seq: int | None = None
+    current_epoch: int | None = None
     earliest_id: str | None = None
 
 

@@ -18,7 +18,8 @@ RETRY_MS = 1_000
 async def persisted(world: World, topic: Topic, appended: Mapping[int, Sequence[Position]]) -> dict[int, Share]:
     """What became of these events, by partition. A share that is not settled was not committed in time."""
     began = world.clock.monotonic()
-    shares = {number: Share(topic, number, positions, began) for number, positions in appended.items()}
+    # Of events that were there before the places stand in any order, and perhaps twice.
+    shares = {number: Share(topic, number, sorted(set(places)), began) for number, places in appended.items()}
     try:
         await world.receipts.wait(shares.values(), TIMEOUT)
     finally:
@@ -30,14 +31,16 @@ def is_whole(share: Share) -> bool:
     return share.held is not None and len(share.held) == len(share.positions)
 
 
-def not_persisted(topic: Topic, order: Sequence[int], shares: Mapping[int, Share]) -> OpenStreamError:
+def not_persisted(
+    topic: Topic, order: Sequence[int], appended: Mapping[int, Sequence[Position]], shares: Mapping[int, Share]
+) -> OpenStreamError:
     """The error for a request of which PostgreSQL does not have everything."""
     if all(share.held is not None and not share.held for share in shares.values()):
         return Unavailable(
             "Redis lost the events before they were persisted", backend="redis", retry_after_ms=RETRY_MS,
             topic=topic.name,
         )  # fmt: skip
-    results = _results(order, shares)
+    results = _results(order, appended, shares)
     if any(one["status"] == "not_stored" for one in results):
         return PartlyDone(
             "Redis lost a part of the events before they were persisted", topic=topic.name, results=results,
@@ -50,9 +53,11 @@ def not_persisted(topic: Topic, order: Sequence[int], shares: Mapping[int, Share
     )
 
 
-def _results(order: Sequence[int], shares: Mapping[int, Share]) -> list[dict[str, object]]:
+def _results(
+    order: Sequence[int], appended: Mapping[int, Sequence[Position]], shares: Mapping[int, Share]
+) -> list[dict[str, object]]:
     """One entry for each event, in request order: persisted, not_stored (for good), or not_persisted (yet)."""
-    positions = {number: iter(share.positions) for number, share in shares.items()}
+    positions = {number: iter(places) for number, places in appended.items()}
     results: list[dict[str, object]] = []
     for number in order:
         position, held = next(positions[number]), shares[number].held

@@ -24,7 +24,7 @@ from openstream_runtime.domain.producers import Stamp, Turn, keyless_partition, 
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway.persisting import DRAIN, is_whole, not_persisted, persisted
 from openstream_runtime.gateway.pressure import Pressure
-from openstream_runtime.gateway.repeating import advised, refused
+from openstream_runtime.gateway.repeating import advise, refused
 from openstream_runtime.gateway.results import Ack, Produced
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
@@ -70,27 +70,37 @@ class Producing:
             raise InvalidRequest("there is no event in the request", topic=topic_name)
         topic = await self._topics.find_or_create(topic_name, partitions)
         turn = None if stamp is None else turn_of(stamp, events)
-        order, by_partition = self._sort(topic, events, stamp)
+        try:
+            return await self._keep(topic, events, turn, ack, on_appended)
+        except (OutcomeUnknown, Overloaded, PartlyDone, Unavailable) as error:
+            advise(error, turn, events)
+            raise
+
+    async def _keep(
+        self,
+        topic: Topic,
+        events: Sequence[NewEvent],
+        turn: Turn | None,
+        ack: Ack,
+        on_appended: Callable[[], None] | None,
+    ) -> Produced:
+        order, by_partition = self._sort(topic, events, turn)
         size = sum(event.size() for event in events)
         self._pressure.admit(size)
         try:
-            append = Append(topic, by_partition, replicated=ack is Ack.REPLICATED, size=size, turn=turn)
-            try:
-                outcomes = await self._append(append)
-            except OutcomeUnknown as unknown:
-                raise advised(unknown, turn, events) from unknown.__cause__
+            outcomes = await self._append(
+                Append(topic=topic, by_partition=by_partition, replicated=ack is Ack.REPLICATED, size=size, turn=turn)
+            )
             appended = {number: one.positions for number, one in outcomes.items() if isinstance(one, Appended)}
             if not all(isinstance(one, Appended) and one.replicated for one in outcomes.values()):
-                error = self._trouble(topic, order, outcomes, ack, turn)
-                raise advised(error, turn, events) if isinstance(error, OutcomeUnknown | PartlyDone) else error
+                raise self._trouble(topic, order, outcomes, ack, turn)
             if on_appended is not None:
                 on_appended()
             if ack is Ack.PERSISTED:
                 # The events stay counted as taken in: whoever waits for PostgreSQL holds them in memory.
                 shares = await persisted(self._world, topic, appended)
                 if not all(map(is_whole, shares.values())):
-                    error = not_persisted(topic, order, shares)
-                    raise advised(error, turn, events) if isinstance(error, PartlyDone) else error
+                    raise not_persisted(topic, order, appended, shares)
         finally:
             self._pressure.done(size)
         ids = {number: iter(positions) for number, positions in appended.items()}
@@ -102,14 +112,14 @@ class Producing:
         self._world.receipts.hurry(self._world.limits.grace(DRAIN))
 
     def _sort(
-        self, topic: Topic, events: Sequence[NewEvent], stamp: Stamp | None
+        self, topic: Topic, events: Sequence[NewEvent], turn: Turn | None
     ) -> tuple[list[int], dict[int, list[NewEvent]]]:
         """Each event's partition, in request order, and the events of each partition."""
         # Events without a key share one partition. Steps of the golden ratio spread requests evenly, and so they do for
         # any topic's share of them: plain turns would give two topics that alternate one half of the partitions each.
         # What may be repeated must find the partition it was in: there it is by a hash.
-        if stamp is not None:
-            keyless = keyless_partition(stamp, topic.partitions)
+        if turn is not None:
+            keyless = keyless_partition(turn.stamp, topic.partitions)
         else:
             keyless = (next(self._turns) * _GOLDEN % 2**64) * topic.partitions >> 64
         order: list[int] = []
@@ -117,7 +127,7 @@ class Producing:
         for event in events:
             if event.partition_key is not None:
                 number = partition_of(event.partition_key, topic.partitions)
-            elif event.event_id is None or stamp is not None:
+            elif event.event_id is None or turn is not None:
                 number = keyless
             else:
                 number = scattered(event.event_id, topic.partitions)

@@ -25,13 +25,12 @@ def is_repeatable(turn: Turn | None, events: Sequence[NewEvent]) -> bool:
     return turn is not None or all(event.event_id is not None for event in events)
 
 
-def advised(error: OpenStreamError, turn: Turn | None, events: Sequence[NewEvent]) -> OpenStreamError:
-    """An error after which something may have been kept: says so when sending it again is safe, and when to."""
+def advise(error: OpenStreamError, turn: Turn | None, events: Sequence[NewEvent]) -> None:
+    """Say in an error when sending the same request again is safe, and when to: it was kept, or was not, or in part."""
     if is_repeatable(turn, events):
         error.facts["repeatable"] = True
         error.facts.setdefault("retry_after_ms", RETRY_MS)
         error.detail += "; repeating the same request is safe"
-    return error
 
 
 def refused(topic: Topic, turn: Turn, refusal: Refused) -> OpenStreamError | None:

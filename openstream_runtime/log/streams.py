@@ -253,7 +253,7 @@ def _append_command(batch: AppendBatch, run_id: str) -> Command:
 
 def _outcome(reply: Any, batch: AppendBatch) -> AppendOutcome:
     if isinstance(reply, list):
-        if isinstance(reply[-1], list):
+        if reply and isinstance(reply[-1], list):
             return kept_once(reply, len(batch.events))
         return Appended(parse_positions(reply, len(batch.events)))
     if isinstance(reply, int):

@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("openstream_runtime/telemetry/",),
     "pydantic": ("openstream_runtime/settings.py", "http/openstream_http/"),
     "pydantic_settings": ("openstream_runtime/settings.py",),
-    "xxhash": ("openstream_runtime/domain/partitioning.py",),
+    "xxhash": ("openstream_runtime/domain/partitioning.py", "openstream_runtime/domain/producers.py"),
     "typer": ("ops/openstream_ops/",),
     "rich": ("ops/openstream_ops/",),
     "psutil": ("ops/openstream_ops/",),

@@ -118,6 +118,7 @@ async def test_produce_is_described_with_every_body_and_its_query(client: EdgeCl
     }  # fmt: skip
     assert [one["name"] for one in operation["parameters"]] == [
         "topic", "partitions", "ack", "ce-specversion", "ce-id", "ce-source", "ce-type",
+        "Producer-Id", "Producer-Epoch", "Producer-Seq",
     ]  # fmt: skip
     assert set(operation["responses"]) == {
         "200", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "500", "503",

@@ -15,6 +15,7 @@ from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
+from openstream_runtime.domain.producers import Stamp
 from openstream_runtime.domain.replays import NewReplay, Part, Replay, ReplayState
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.gateway import Gateway
@@ -70,6 +71,10 @@ class FakeGateway(Gateway):
         self.jobs: dict[str, Replay] = {}
         self.appends: list[int] = []
         self.acks: list[Ack] = []
+        #: What producers said of themselves, the answers they got, and the first places of events by their ids.
+        self.stamps: list[Stamp | None] = []
+        self.answers: dict[Stamp, Produced] = {}
+        self.named: dict[tuple[str, str], tuple[int, Position]] = {}
         self.arrived = 0
         self.given_back = 0
         self.waiting = 0
@@ -166,9 +171,14 @@ class FakeGateway(Gateway):
         partitions: int | None = None,
         ack: Ack = Ack.APPENDED,
         on_appended: Callable[[], None] | None = None,
+        stamp: Stamp | None = None,
     ) -> Produced:
         await self.gate.wait()
         self._check()
+        self.stamps.append(stamp)
+        if stamp is not None and stamp in self.answers:
+            done = self.answers[stamp]
+            return replace(done, duplicates=frozenset(range(len(done.results))))
         known = self.held.get(topic)
         if known is None:
             await self.put_topic(topic, partitions, TopicSettings())
@@ -189,6 +199,9 @@ class FakeGateway(Gateway):
             results.append((partition, at))
         self.appends.append(len(events))
         self.acks.append(ack)
+        done = Produced(topic, count, results, self._seen(topic, events, results))
+        if stamp is not None:
+            self.answers[stamp] = done
         self._tell()
         number = len(self.appends) - 1
         if on_appended is not None:
@@ -201,7 +214,18 @@ class FakeGateway(Gateway):
                     raise self.losses[number]
             finally:
                 self.unconfirmed -= 1
-        return Produced(topic, count, results)
+        return done
+
+    def _seen(self, topic: str, events: Sequence[NewEvent], results: list[tuple[int, Position]]) -> frozenset[int]:
+        """Which of these have an id that came before; their results become the first ones."""
+        seen = set()
+        for index, event in enumerate(events):
+            if event.event_id is not None:
+                first = self.named.setdefault((topic, event.event_id), results[index])
+                if first != results[index]:
+                    results[index] = first
+                    seen.add(index)
+        return frozenset(seen)
 
     # ------------------------------------------------------------------------------------------------- groups
 
