@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx2
@@ -56,15 +56,25 @@ class Nodes:
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
 
-    async def post(self, path: str, content: bytes, *, timeout: float) -> Answer:
-        return await self.request("POST", path, content, timeout=timeout)
+    async def post(
+        self, path: str, content: bytes, *, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        return await self.request("POST", path, content, timeout=timeout, headers=headers)
 
-    async def request(self, method: str, path: str, content: bytes = b"", *, timeout: float = 10.0) -> Answer:
+    async def request(
+        self,
+        method: str,
+        path: str,
+        content: bytes = b"",
+        *,
+        timeout: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         """One request to one node, never repeated. Every failure of the transport is an Answer too."""
         url = self._choose()
         try:
             limits = httpx2.Timeout(timeout, connect=min(timeout, 2.0))
-            answer = await self._client.request(method, url + path, content=content, timeout=limits)
+            answer = await self._client.request(method, url + path, content=content, timeout=limits, headers=headers)
         except _NOT_SENT as error:
             self._avoid[url] = time.monotonic() + AVOID_S
             return Answer(None, sent=False, retry_after_s=0.05, error=f"{type(error).__name__} at {url}")
