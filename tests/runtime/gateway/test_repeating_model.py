@@ -29,8 +29,9 @@ send = st.tuples(st.just("send"), st.sampled_from(PRODUCERS), st.integers(0, 1))
 late = st.tuples(st.just("late"), st.sampled_from(PRODUCERS), st.integers(0, 1))
 twice = st.tuples(st.just("twice"), st.sampled_from(PRODUCERS), st.just(0))
 leave = st.tuples(st.just("leave"), st.sampled_from(PRODUCERS), st.integers(0, 60))
-others = st.tuples(st.sampled_from(["full", "restart", "crash", "memory"]), st.integers(0, PARTITIONS - 1), st.just(0))
-steps = st.lists(st.one_of(send, send, lost, late, twice, leave, others), max_size=40)
+others = st.tuples(st.sampled_from(["restart", "crash", "memory"]), st.integers(0, PARTITIONS - 1), st.just(0))
+full = st.tuples(st.just("full"), st.integers(0, PARTITIONS - 1), st.just(0))
+steps = st.lists(st.one_of(send, send, send, lost, late, twice, leave, full, others), max_size=50)
 
 
 @dataclass
@@ -197,8 +198,8 @@ def check(rig: Rig, producers: list[Producer]) -> None:
             last[partition] = position
 
 
-@settings(max_examples=60, deadline=None)
-@given(choices=steps, sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4))
+@settings(max_examples=100, deadline=None)
+@given(choices=steps, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_every_event_is_kept_once_in_order_and_told_its_place(
     choices: list[tuple[str, Any, Any]], sizes: list[int]
 ) -> None:
