@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from openstream_http.auth import MAX_SUBJECT_CHARS, MAX_TOPIC_PATTERNS, Role
 from openstream_http.limits import (
-    DAY_S,
     MAX_BLOCK_MS,
     MAX_EVENT_ID_CHARS,
     MAX_EVENTS,
@@ -41,28 +39,6 @@ class Request(Struct, forbid_unknown_fields=True):
 
 class Answer(Struct):
     """A response body."""
-
-
-class TokenRequest(Request):
-    sub: Annotated[str, Meta(min_length=1, max_length=MAX_SUBJECT_CHARS)]
-    role: Role
-    admin_secret: Annotated[str, Meta(max_length=1024)]
-    ttl_s: Annotated[int, Meta(ge=1, le=DAY_S)] = 3_600
-    topics: (
-        Annotated[
-            list[Annotated[str, Meta(min_length=1, max_length=200)]],
-            Meta(min_length=1, max_length=MAX_TOPIC_PATTERNS, description="glob patterns the token is narrowed to"),
-        ]
-        | None
-    ) = None
-
-
-class Token(Answer):
-    """A bearer token."""
-
-    token: str
-    expires_in: int
-    token_type: str = "bearer"  # noqa: S105 - the kind of token, not a token
 
 
 class TopicRequest(Request):

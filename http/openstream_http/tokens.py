@@ -8,7 +8,7 @@ from hmac import compare_digest
 from quart import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
-from openstream_http import schemas
+from openstream_http import schemas, token_schemas
 from openstream_http.access import public
 from openstream_http.bodies import read_json
 from openstream_http.edge import edge
@@ -17,12 +17,12 @@ from openstream_http.problems import TOO_MANY_ATTEMPTS, WRONG_SECRET, Problem, i
 from openstream_http.rendering import json_response
 
 tokens = Blueprint("tokens", __name__)
-_REQUEST = schemas.decoder_of(schemas.TokenRequest)
+_REQUEST = schemas.decoder_of(token_schemas.TokenRequest)
 
 
 @tokens.post("/v1/auth/token")
 @public
-@describes("tokens", request=schemas.TokenRequest, responses={200: schemas.Token}, problems=(403, 404, 429))
+@describes("tokens", request=token_schemas.TokenRequest, responses={200: token_schemas.Token}, problems=(403, 404, 429))
 async def mint() -> Response:
     """Mint a token.
 
@@ -40,7 +40,7 @@ async def mint() -> Response:
     if not asked.sub.isprintable():
         raise invalid("expected printable characters", "sub")
     token = edge().verifier.mint(asked.sub, asked.role, asked.ttl_s, asked.topics)
-    return json_response(schemas.Token(token, asked.ttl_s), headers={"Cache-Control": "no-store"})
+    return json_response(token_schemas.Token(token, asked.ttl_s), headers={"Cache-Control": "no-store"})
 
 
 def _same(given: str, ours: str) -> bool:

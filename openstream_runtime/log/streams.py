@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -36,6 +37,7 @@ from openstream_runtime.ports import (
 
 #: What append.lua answers when it keeps nothing.
 _REFUSALS = {1: Refusal.UNVERIFIED, 2: Refusal.LENGTH, 3: Refusal.UNPERSISTED, **REFUSALS}
+_event_id = attrgetter("event_id")
 #: Entries of one page of a read: the first, and the largest. What `max_bytes` may be passed by is one page.
 _FIRST_PAGE, _LARGEST_PAGE = 16, 256
 #: Pending entries one call of the trim moves at most: about 2 ms of Redis' time.
@@ -82,7 +84,7 @@ class RedisEvents:
         return [_outcome(reply, batch) for reply, batch in zip(replies, batches, strict=True)]
 
     def _command(self, batch: AppendBatch, run_id: str) -> Command:
-        if batch.once is None and all(event.event_id is None for event in batch.events):
+        if batch.once is None and not any(map(_event_id, batch.events)):
             return _append_command(batch, run_id)
         return append_once(batch, run_id, self._memory)
 

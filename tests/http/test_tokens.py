@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openstream_http import schemas
+from openstream_http import token_schemas
 from openstream_http.app import create_app
 from openstream_http.auth import Role
 from openstream_http.patience import BURST, PER_SECOND
@@ -36,7 +36,7 @@ async def test_whoever_knows_the_secret_gets_a_token_that_works(client: EdgeClie
     answer = await client.post(MINT, asked(role="consumer", ttl_s=60, topics=["a*"]), role=None)
     assert answer.status == 200
     assert answer.headers["Cache-Control"] == "no-store"
-    token = answer.json(schemas.Token)
+    token = answer.json(token_schemas.Token)
     assert (token.token_type, token.expires_in) == ("bearer", 60)
     headers = {"Authorization": f"Bearer {token.token}"}
     assert (await client.get("/v1/topics", role=None, headers=headers)).status == 200
@@ -45,7 +45,7 @@ async def test_whoever_knows_the_secret_gets_a_token_that_works(client: EdgeClie
 
 
 async def test_a_token_ends_with_its_time(client: EdgeClient, clock: FakeClock) -> None:
-    token = (await client.post(MINT, asked(ttl_s=1), role=None)).json(schemas.Token).token
+    token = (await client.post(MINT, asked(ttl_s=1), role=None)).json(token_schemas.Token).token
     headers = {"Authorization": f"Bearer {token}"}
     assert (await client.get("/v1/topics", role=None, headers=headers)).status == 200
     clock.move(60)
