@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -22,6 +23,7 @@ from openstream_http.problems import INVALID, Problem, invalid
 from openstream_http.rendering import placed, produced, raw_response
 from openstream_runtime.domain.errors import Overloaded, Unavailable
 from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.tracing import TRACEPARENT, TRACESTATE, Stamp
 from openstream_runtime.gateway.results import Ack
 
 produce = Blueprint("produce", __name__)
@@ -71,7 +73,8 @@ async def append(topic: str) -> Response:
         raise invalid("in a JSON body, partitions and ack are fields of the body", "query")
     asked = await read_json(_REQUEST)
     now_ms = edge().clock.now_ms()
-    events = [new_event(event, now_ms, "events", index) for index, event in enumerate(asked.events)]
+    stamp = stamp_of_request()
+    events = [new_event(event, now_ms, "events", index, stamp=stamp) for index, event in enumerate(asked.events)]
     return await _append(topic, events, asked.partitions, asked.ack)
 
 
@@ -82,7 +85,12 @@ async def count(response: Response) -> Response:
     return response
 
 
-def new_event(event: schemas.Event, now_ms: int, *at: str | int) -> NewEvent:
+def stamp_of_request() -> Stamp | None:
+    """What the current request says of its trace."""
+    return Stamp.of(request.headers.getlist(TRACEPARENT), request.headers.getlist(TRACESTATE))
+
+
+def new_event(event: schemas.Event, now_ms: int, *at: str | int, stamp: Stamp | None = None) -> NewEvent:
     """An event that the decoder accepted, with what the decoder cannot check; Problem 422 below `at`."""
     if not event.event_type.isprintable():
         raise invalid("expected printable characters", *at, "event_type")
@@ -94,6 +102,8 @@ def new_event(event: schemas.Event, now_ms: int, *at: str | int) -> NewEvent:
         headers = msgspec.json.encode(event.headers)
         if len(headers) > limits.MAX_HEADER_BYTES:
             raise invalid(f"expected at most {limits.MAX_HEADER_BYTES} bytes in all", *at, "headers")
+    if stamp is not None:
+        headers = stamp.on(event.headers or (), headers)  # after the check: what we add is no fault of the client's
     return NewEvent(
         event_type=event.event_type,
         partition_key=key,
@@ -111,9 +121,9 @@ def _query() -> schemas.ProduceQuery:
         raise Problem(INVALID, f"query: {message}", errors=[{"loc": ["query"], "msg": message}]) from None
 
 
-def _event_of_line(line: bytes, number: int) -> NewEvent:
+def _event_of_line(stamp: Stamp | None, line: bytes, number: int) -> NewEvent:
     """One line as an event; Problem 400, 422."""
-    return new_event(decode(_EVENT, line), edge().clock.now_ms())
+    return new_event(decode(_EVENT, line), edge().clock.now_ms(), stamp=stamp)
 
 
 async def _append(topic: str, events: Sequence[NewEvent], partitions: int | None, ack: Ack) -> Response:
@@ -135,7 +145,11 @@ async def _append_cloud_events(topic: str, query: schemas.ProduceQuery, kind: st
 
 async def _append_lines(topic: str, query: schemas.ProduceQuery) -> Response:
     producer = LineProducer(
-        edge().gateway, topic, partitions=query.partitions, ack=query.ack or Ack.APPENDED, parse=_event_of_line
+        edge().gateway,
+        topic,
+        partitions=query.partitions,
+        ack=query.ack or Ack.APPENDED,
+        parse=partial(_event_of_line, stamp_of_request()),
     )
     promise(request._get_current_object(), producer.close)  # type: ignore[attr-defined]
     with edge().bodies.hold(HELD_BYTES) as hold:

@@ -31,6 +31,7 @@ from openstream_runtime.gateway.tailing import Tailing
 from openstream_runtime.gateway.topics import Topics, numbers_of
 from openstream_runtime.gateway.watching import Watching
 from openstream_runtime.ports import AppendOutcome, GroupPartition, GroupRead
+from openstream_runtime.tracing_ports import Tracer
 from supervisors import NodeSnapshot
 
 
@@ -62,6 +63,11 @@ class Gateway:
         #: Topics and groups that had numbers of their own at the last sweep.
         self._counted_topics: set[str] = set()
         self._counted_groups: set[tuple[str, str]] = set()
+
+    @property
+    def tracer(self) -> Tracer:
+        """Whoever records this node's traces: requests are the edge's to tell."""
+        return self._world.tracer
 
     # ------------------------------------------------------------------------------------------------ topics
 
