@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -115,7 +115,7 @@ class Outbox(Generic[T]):
 class OutboxCollector(Collector):
     """What outboxes sent and dropped, for /metrics."""
 
-    def __init__(self, outboxes: Iterable[Outbox[object]]) -> None:
+    def __init__(self, outboxes: Iterable[Outbox[Any]]) -> None:
         self._outboxes = tuple(outboxes)
 
     def collect(self) -> Iterator[Metric]:
