@@ -35,6 +35,8 @@ _HEADER_OVERHEAD = 4
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 #: A node that is full is not a node that is dead: these are answered whatever the load.
 _ALWAYS = frozenset({"/livez", "/healthz", "/readyz", "/metrics", "/metrics/"})
+#: Every open dashboard asks for these each second: as spans they would bury the rest.
+_UNTRACED = frozenset({"/v1/metrics/summary", "/v1/cluster"})
 #: The status that is counted when the client left before there was one.
 _CLIENT_GONE = 499
 _SECURITY = (
@@ -69,8 +71,8 @@ class Guard:
             await _refuse_websocket(scope, receive, send)
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif self._tracer.enabled and scope["path"].startswith("/v1/"):
-            method = scope["method"] if scope["method"] in _METHODS else "_OTHER"
+        elif self._tracer.enabled and scope["path"].startswith("/v1/") and scope["path"] not in _UNTRACED:
+            method = scope["method"] if scope["method"] in _METHODS else "_OTHER"  # as the conventions spell it
             with self._tracer.serve(method, _client_of(scope["headers"])) as span:
                 await self._http(scope, receive, send, span)
         else:
