@@ -76,7 +76,7 @@ def tracer() -> FakeTracer:
 
 @pytest.fixture
 def traced(gateway: FakeGateway, settings: Settings, tracer: FakeTracer) -> EdgeClient:
-    return EdgeClient(create_app(gateway, settings, tracer=tracer))  # type: ignore[arg-type]
+    return EdgeClient(create_app(gateway, settings, tracer=tracer))
 
 
 async def test_a_request_is_a_span_in_its_clients_trace_and_the_answer_names_it(
