@@ -35,8 +35,9 @@ _HEADER_OVERHEAD = 4
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 #: A node that is full is not a node that is dead: these are answered whatever the load.
 _ALWAYS = frozenset({"/livez", "/healthz", "/readyz", "/metrics", "/metrics/"})
-#: Every open dashboard asks for these each second: as spans they would bury the rest.
-_UNTRACED = frozenset({"/v1/metrics/summary", "/v1/cluster"})
+#: Every open dashboard asks for these each second, or for hours: as spans they would bury the rest.
+_UNTRACED = frozenset({"/v1/metrics/summary", "/v1/cluster", "/v1/live"})
+_TAIL = "/tail"
 #: The status that is counted when the client left before there was one.
 _CLIENT_GONE = 499
 _SECURITY = (
@@ -71,7 +72,7 @@ class Guard:
             await _refuse_websocket(scope, receive, send)
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif self._tracer.enabled and scope["path"].startswith("/v1/") and scope["path"] not in _UNTRACED:
+        elif self._tracer.enabled and _is_traced(scope["path"]):
             method = scope["method"] if scope["method"] in _METHODS else "_OTHER"  # as the conventions spell it
             with self._tracer.serve(method, _client_of(scope["headers"])) as span:
                 await self._http(scope, receive, send, span)
@@ -153,6 +154,10 @@ def fault(scope: Any) -> Problem | None:
     if sum(len(name) + len(value) + _HEADER_OVERHEAD for name, value in headers) > MAX_HEADER_BYTES:
         return _closing(HEADERS_TOO_LARGE, f"the headers have more than {MAX_HEADER_BYTES} bytes")
     return None
+
+
+def _is_traced(path: str) -> bool:
+    return path.startswith("/v1/") and path not in _UNTRACED and not path.endswith(_TAIL)
 
 
 def _client_of(headers: Sequence[tuple[bytes, bytes]]) -> TraceContext | None:

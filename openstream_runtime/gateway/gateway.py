@@ -31,7 +31,6 @@ from openstream_runtime.gateway.tailing import Tailing
 from openstream_runtime.gateway.topics import Topics, numbers_of
 from openstream_runtime.gateway.watching import Watching
 from openstream_runtime.ports import AppendOutcome, GroupPartition, GroupRead
-from openstream_runtime.tracing_ports import Tracer
 from supervisors import NodeSnapshot
 
 
@@ -49,6 +48,8 @@ class Gateway:
         pulse: Callable[[], Pulse] = Pulse,
     ) -> None:
         self._world = world
+        #: Requests are the edge's to tell.
+        self.tracer = world.tracer
         self._ingestors = ingestors
         self._readers = readers
         self._topics = Topics(world)
@@ -63,11 +64,6 @@ class Gateway:
         #: Topics and groups that had numbers of their own at the last sweep.
         self._counted_topics: set[str] = set()
         self._counted_groups: set[tuple[str, str]] = set()
-
-    @property
-    def tracer(self) -> Tracer:
-        """Whoever records this node's traces: requests are the edge's to tell."""
-        return self._world.tracer
 
     # ------------------------------------------------------------------------------------------------ topics
 

@@ -123,7 +123,9 @@ class OutboxCollector(Collector):
             "openstream_telemetry_sent", "Spans and log lines that the collector took.", labels=("signal",)
         )
         dropped = CounterMetricFamily(
-            "openstream_telemetry_dropped", "Spans and log lines that it did not take in time.", labels=("signal",)
+            "openstream_telemetry_dropped",
+            "Spans and log lines that the collector did not take in time.",
+            labels=("signal",),
         )
         for outbox in self._outboxes:
             sent.add_metric((outbox.signal,), outbox.sent)

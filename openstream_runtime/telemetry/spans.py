@@ -50,7 +50,7 @@ _current: ContextVar[OtelSpan | None] = ContextVar("openstream_span", default=No
 class OtelSpan:
     """A span of the SDK in the words of the port."""
 
-    __slots__ = ("_events", "_links", "_name", "_span", "_told")
+    __slots__ = ("_events", "_links", "_name", "_span", "_told", "ended")
 
     def __init__(self, span: SdkSpan, name: str, links: int = 0) -> None:
         self._span = span
@@ -58,6 +58,8 @@ class OtelSpan:
         self._links = links
         self._events = 0
         self._told = False
+        #: Then it is nobody's current one, also of those who began in it: an actor outlives the request it is made for.
+        self.ended = False
 
     @property
     def context(self) -> TraceContext | None:
@@ -104,6 +106,7 @@ class OtelSpan:
         self._span.set_status(Status(StatusCode.ERROR))
 
     def end(self) -> None:
+        self.ended = True
         self._span.end()
 
 
@@ -116,7 +119,7 @@ class OtelTracer:
         self._tracer = tracer
 
     def current(self) -> Span | None:
-        return _current.get()
+        return _here()
 
     @contextmanager
     def serve(self, method: str, parent: TraceContext | None) -> Iterator[Span]:
@@ -181,14 +184,19 @@ class LinkedSampler(Sampler):
 
 def current_ids() -> tuple[str, str] | None:
     """The trace and the span that this task works in."""
-    span = _current.get()
+    span = _here()
     return None if span is None else span.ids
 
 
 def current_context() -> Context:
     """The same, for the SDK's own records."""
-    span = _current.get()
+    span = _here()
     return _ROOT if span is None else span.whereabouts
+
+
+def _here() -> OtelSpan | None:
+    span = _current.get()
+    return None if span is None or span.ended else span
 
 
 def _lived(span: OtelSpan) -> Iterator[OtelSpan]:

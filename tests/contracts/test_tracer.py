@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 
 import pytest
@@ -103,6 +104,13 @@ def test_the_current_span_is_that_of_the_innermost_block(rig: Rig) -> None:
             assert rig.tracer.current() is inner
         assert rig.tracer.current() is outer
     assert rig.tracer.current() is None
+
+
+def test_a_span_that_has_ended_is_nobodys_current_one_also_of_those_who_began_in_it(rig: Rig) -> None:
+    with rig.tracer.serve("POST", SAMPLED) as span:
+        born_in_it = copy_context()
+        assert born_in_it.run(rig.tracer.current) is span
+    assert born_in_it.run(rig.tracer.current) is None
 
 
 def test_an_operation_names_its_span_and_says_what_it_is_about(rig: Rig) -> None:

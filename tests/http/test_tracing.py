@@ -110,7 +110,7 @@ async def test_what_is_refused_is_a_span_as_well_and_no_failure_of_ours(traced: 
 
 
 async def test_probes_metrics_and_what_dashboards_poll_are_no_spans(traced: EdgeClient, tracer: FakeTracer) -> None:
-    for path in ("/livez", "/readyz", "/metrics", "/docs", "/v1/metrics/summary", "/v1/cluster"):
+    for path in ("/livez", "/readyz", "/metrics", "/docs", "/v1/metrics/summary", "/v1/cluster", "/v1/topics/x/tail"):
         await traced.get(path, headers={"traceparent": SAMPLED.header})
     assert tracer.spans == []
 

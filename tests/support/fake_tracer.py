@@ -44,6 +44,7 @@ class FakeSpan:
         self.seen = seen
         self._sampled = sampled
         self._told = False
+        self.ended = False
 
     @property
     def context(self) -> TraceContext | None:
@@ -86,7 +87,8 @@ class FakeTracer:
         return [span for span in self.spans if span.name.startswith(f"{operation} ")]
 
     def current(self) -> Span | None:
-        return self._current.get()
+        span = self._current.get()
+        return None if span is None or span.ended else span
 
     @contextmanager
     def serve(self, method: str, parent: TraceContext | None) -> Iterator[Span]:
@@ -125,5 +127,6 @@ class FakeTracer:
             raise
         finally:
             self._current.reset(token)
+            span.ended = True
             if span.context is not None:
                 self.spans.append(span.seen)
