@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 from quart import Blueprint, Response, request
 
 from openstream_http import limits, schemas
@@ -140,7 +141,13 @@ async def _append_cloud_events(topic: str, query: schemas.ProduceQuery, kind: st
     if not events:  # an empty batch: nothing is appended, nor is a topic made of it
         known = await edge().gateway.topic(topic)
         return raw_response(produced(known.name, known.partitions, []))
+    if (stamp := stamp_of_request()) is not None:  # the request's, where the event has no extension of that name
+        events = [replace(one, headers=stamp.on(_names(one), one.headers)) for one in events]
     return await _append(topic, events, query.partitions, query.ack or Ack.APPENDED)
+
+
+def _names(event: NewEvent) -> Iterable[str]:
+    return () if event.headers is None else msgspec.json.decode(event.headers, type=dict[str, str])
 
 
 async def _append_lines(topic: str, query: schemas.ProduceQuery) -> Response:

@@ -81,7 +81,7 @@ class Stamp:
 
     def on(self, names: Iterable[str], headers: bytes | None) -> bytes:
         """An event's headers, as JSON, with the trace in them, unless one of their `names` tells of a trace."""
-        if headers is None:
+        if headers is None or headers == b"{}":
             return self._whole
         if any(name.lower() in (TRACEPARENT, TRACESTATE) for name in names):
             return headers

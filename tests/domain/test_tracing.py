@@ -75,7 +75,8 @@ def _stamp() -> Stamp:
 
 
 def test_an_event_without_headers_gets_the_requests() -> None:
-    assert json.loads(_stamp().on((), None)) == {"traceparent": PARENT, "tracestate": "a=1,b=2"}
+    for none in (None, b"{}"):
+        assert json.loads(_stamp().on((), none)) == {"traceparent": PARENT, "tracestate": "a=1,b=2"}
 
 
 @pytest.mark.parametrize("name", ["traceparent", "Traceparent", "TRACESTATE"])

@@ -60,6 +60,19 @@ async def test_lines_carry_it_as_well(client: EdgeClient, gateway: FakeGateway) 
     assert kept(gateway) == [TRACE, {"traceparent": OWN}, {"k": "v", **TRACE}]
 
 
+async def test_cloudevents_carry_it_where_they_have_no_extension_of_that_name(
+    client: EdgeClient, gateway: FakeGateway
+) -> None:
+    plain = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": 1}
+    media = {"Content-Type": "application/cloudevents-batch+json", **TRACE}
+    body = [plain, plain | {"id": "2", "traceparent": OWN}]
+    assert (await client.post(f"{EVENTS}?partitions=1", body, headers=media)).status == 200
+    first, second = kept(gateway)
+    assert (first["traceparent"], first["tracestate"]) == (PARENT, "vendor=x")
+    assert second["traceparent"] == OWN
+    assert "tracestate" not in second
+
+
 async def test_headers_as_large_as_they_may_be_are_not_refused_for_what_we_add(
     client: EdgeClient, gateway: FakeGateway
 ) -> None:
