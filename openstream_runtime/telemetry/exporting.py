@@ -14,7 +14,7 @@ def start(export: Export, *, version: str, node: str) -> Otlp | None:
     """Begin to export; None when there is nothing to."""
     if export.traces is None and export.logs is None:
         return None
-    # Here and not above: the SDK takes a quarter of a second and 20 MB, and most nodes do without.
+    # Here and not above: it brings protobuf, requests and the SDK's tracing, a hundred modules most nodes do without.
     from openstream_runtime.telemetry.otlp import Otlp
 
     return Otlp(export, version=version, node=node)
