@@ -1,6 +1,7 @@
 """Spans by OpenTelemetry: the port `Tracer`, with the names of the semantic conventions for messaging and HTTP.
 
-Imported only where telemetry is exported (exporting.py). The span a task works in is a context variable of ours, so that the log can name it and no library's own context decides what belongs together.
+Imported only where telemetry is exported (exporting.py). The span a task works in is a context variable of ours, so
+that the log can name it and no library's own context decides what belongs together.
 """
 
 from __future__ import annotations
