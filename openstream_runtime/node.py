@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
+from anyio import to_thread
 from anyio.abc import TaskStatus
 
 from openstream_runtime.actors.board import Board, Sample
@@ -20,6 +22,7 @@ from openstream_runtime.actors.store_writer import store_mailbox
 from openstream_runtime.actors.world import Limits, World
 from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.producers import Memory
+from openstream_runtime.export import Export
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.produce import ingest_pool
@@ -28,11 +31,15 @@ from openstream_runtime.ports import Meter, NodeInfo
 from openstream_runtime.reports import cluster_sample, state_of
 from openstream_runtime.settings import Settings
 from openstream_runtime.store import MigrationFailed, Misconfigured, SchemaMismatch, Store, migrate, open_store
-from openstream_runtime.telemetry import logs
+from openstream_runtime.telemetry import exporting, logs
 from openstream_runtime.telemetry.metrics import Metrics
 from openstream_runtime.telemetry.observer import TreeObserver
+from openstream_runtime.tracing_ports import NO_TRACER
 from openstream_runtime.tree import FRONT, build_tree
 from supervisors import ChildSpec, GaveUp, SupervisorError, TreeEvent, run
+
+if TYPE_CHECKING:
+    from openstream_runtime.telemetry.otlp import Otlp
 
 VERSION = version("openstream-runtime")
 ROOT = "node"
@@ -41,6 +48,8 @@ Front = Callable[[Gateway, Meter], ChildSpec]
 FAILURES = (OpenStreamError, MigrationFailed, Misconfigured, SchemaMismatch, SupervisorError)
 #: Seconds beyond the grace until a stop that hangs is cut off. By default that makes 9.5: who stops us counts to ten.
 MARGIN = 1.5
+#: Seconds of that for traces and log lines that have not left yet.
+LAST_TELEMETRY = 0.8
 
 _log = structlog.get_logger(__name__)
 
@@ -63,32 +72,40 @@ def run_node(settings: Settings, front: Front) -> int:
     secrets = [settings.redis_url, settings.database_url, settings.auth_jwt_secret]
     if settings.auth_admin_secret is not None:
         secrets.append(settings.auth_admin_secret)
+    export = Export.of(settings.otel)
+    otlp = exporting.start(export, version=VERSION, node=settings.node_id)
     logs.configure(
-        settings.log_level, form=settings.log_format, secrets=[secret.get_secret_value() for secret in secrets]
+        settings.log_level,
+        form=settings.log_format,
+        secrets=[*(secret.get_secret_value() for secret in secrets), *export.secrets],
+        ids=otlp.ids if otlp else None,
+        sink=otlp.logs if otlp else None,
     )
-    return anyio.run(_main, settings, front, backend="asyncio", backend_options={"use_uvloop": True})
+    return anyio.run(_main, settings, front, otlp, backend="asyncio", backend_options={"use_uvloop": True})
 
 
-async def _main(settings: Settings, front: Front) -> int:
+async def _main(settings: Settings, front: Front, otlp: Otlp | None) -> int:
     stopping = Stopping(settings.grace_ms / 1000 + MARGIN)
     code = 0
     async with anyio.create_task_group() as tasks:
         await tasks.start(stopping.obey_signals)
         _log.info("node starting", node=settings.node_id, version=VERSION)
         try:
-            await _serve(settings, front, stopping)
+            await _serve(settings, front, stopping, otlp)
         except FAILURES as error:
             cause = f"{type(error.__cause__).__name__}: {error.__cause__}" if error.__cause__ else None
             _log.critical("node failed", error=str(error), kind=type(error).__name__, cause=cause)
             code = 1
+        if code == 0:
+            _log.info("node stopped", node=settings.node_id)
+        if otlp is not None:
+            await to_thread.run_sync(otlp.close, LAST_TELEMETRY)
         stopping.called_off()
         tasks.cancel_scope.cancel()
-    if code == 0:
-        _log.info("node stopped", node=settings.node_id)
     return code
 
 
-async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
+async def _serve(settings: Settings, front: Front, stopping: Stopping, otlp: Otlp | None) -> None:
     """Open the backends, waiting for them if need be, and live until asked to stop."""
     url = settings.database_url.get_secret_value()
     patience = settings.startup_ms / 1000
@@ -102,6 +119,8 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
             return
         clock = SystemClock()
         metrics = Metrics(version=VERSION, monotonic=clock.monotonic)
+        if otlp is not None:
+            metrics.registry.register(otlp.collector())
         address = NodeInfo(
             id=settings.node_id,
             url=f"http://{settings.host}:{settings.port}",
@@ -124,6 +143,7 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping) -> None:
             meter=metrics,
             board=Board(address),
             limits=limits_of(settings),
+            tracer=otlp.tracer if otlp else NO_TRACER,
         )
         await _live(world, store, metrics, front, stopping)
 

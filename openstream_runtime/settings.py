@@ -13,10 +13,11 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from openstream_runtime.domain.topics import MAX_PARTITIONS
+from openstream_runtime.export import PREFIX, Export
 
 MIN_SECRET_BYTES = 32
 #: Secrets that stand in documents and examples, ours and other people's.
@@ -113,6 +114,9 @@ class Settings(BaseSettings):
     grafana_url: Link | None = Field(None, validation_alias="OPENSTREAM_GRAFANA_URL")
     prometheus_url: Link | None = Field(None, validation_alias="OPENSTREAM_PROMETHEUS_URL")
 
+    #: The standard variables of OpenTelemetry as they are (export.py); there may be secrets in them.
+    otel: Mapping[str, str] = Field({}, validation_alias="OTEL_*", repr=False)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -134,6 +138,7 @@ class Settings(BaseSettings):
         values: dict[str, Any] = {name: environ[alias] for alias, name in aliases.items() if environ.get(alias)}
         if "cors_allow_origins" in values:
             values["cors_allow_origins"] = _split(values["cors_allow_origins"])
+        values["otel"] = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
         values |= {name: value for name, value in overrides.items() if value is not None}
         if not values.get("node_id"):
             # A fresh id each start: two processes on one host must never share one, and leases outlive neither.
@@ -160,6 +165,12 @@ class Settings(BaseSettings):
             return settings
         # Outside the `except`: that error's text shows what was put in, secrets too, and would travel as the context.
         raise SettingsError(problems)
+
+    @field_validator("otel")
+    @classmethod
+    def _refuse_unknown_exports(cls, otel: Mapping[str, str]) -> Mapping[str, str]:
+        Export.of(otel)
+        return otel
 
     @model_validator(mode="after")
     def _refuse_weak_access(self) -> Settings:
@@ -218,4 +229,6 @@ def _sentences(error: Any, names: Mapping[str, str]) -> list[str]:
     name = names.get(field, field)
     if error["type"] == "missing":
         return [f"{name} is not set"]
+    if field == "otel":
+        return message.splitlines()  # each names its own variable
     return [f"{name}: {message}"] if name else message.splitlines()

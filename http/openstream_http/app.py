@@ -34,6 +34,7 @@ from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.ports import Clock, Meter
 from openstream_runtime.settings import Settings
+from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 
 #: Seconds to hand an answer to the server: a reader slower than this gets the rest never.
 RESPONSE_TIMEOUT = 60
@@ -58,6 +59,7 @@ def create_app(
     meter: Meter | None = None,
     clock: Clock | None = None,
     body_timeout: float = BODY_TIMEOUT,
+    tracer: Tracer = NO_TRACER,
 ) -> Quart:
     """The edge of one node. `body_timeout`: seconds of silence before a body is given up.
 
@@ -83,7 +85,12 @@ def create_app(
     app.register_error_handler(HTTPException, _on_http_exception)
     app.register_error_handler(Exception, _on_bug)
     access.check_declared(app)
-    guard = Guard(app.asgi_app, max_requests=settings.max_requests, observe=meter.http_request if meter else None)
+    guard = Guard(
+        app.asgi_app,
+        max_requests=settings.max_requests,
+        observe=meter.http_request if meter else None,
+        tracer=tracer,
+    )
     app.asgi_app = guard  # type: ignore[method-assign]
     app.extensions["guard"] = guard
     return app

@@ -23,6 +23,8 @@ from openstream_http.problems import (
     UPGRADE_REFUSED,
     Problem,
 )
+from openstream_runtime.domain.tracing import TRACEPARENT, TRACESTATE, TraceContext, parse
+from openstream_runtime.tracing_ports import NO_TRACER, Span, Tracer
 
 MAX_PATH_BYTES = 1_024
 #: A key of 1,024 bytes in percent encoding, and what else a query says.
@@ -33,6 +35,9 @@ _HEADER_OVERHEAD = 4
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 #: A node that is full is not a node that is dead: these are answered whatever the load.
 _ALWAYS = frozenset({"/livez", "/healthz", "/readyz", "/metrics", "/metrics/"})
+#: Every open dashboard asks for these each second, or for hours: as spans they would bury the rest.
+_UNTRACED = frozenset({"/v1/metrics/summary", "/v1/cluster", "/v1/live"})
+_TAIL = "/tail"
 #: The status that is counted when the client left before there was one.
 _CLIENT_GONE = 499
 _SECURITY = (
@@ -52,8 +57,9 @@ Observe = Callable[[str, str, int, float], None]
 class Guard:
     """Around the whole app."""
 
-    def __init__(self, app: App, *, max_requests: int, observe: Observe | None) -> None:
+    def __init__(self, app: App, *, max_requests: int, observe: Observe | None, tracer: Tracer = NO_TRACER) -> None:
         self._app = app
+        self._tracer = tracer
         self._max_requests = max_requests
         self._observe = observe
         #: Requests that have begun and not ended.
@@ -66,12 +72,16 @@ class Guard:
             await _refuse_websocket(scope, receive, send)
         elif scope["type"] != "http":
             await self._app(scope, receive, send)
+        elif self._tracer.enabled and _is_traced(scope["path"]):
+            method = scope["method"] if scope["method"] in _METHODS else "_OTHER"  # as the conventions spell it
+            with self._tracer.serve(method, _client_of(scope["headers"])) as span:
+                await self._http(scope, receive, send, span)
         else:
-            await self._http(scope, receive, send)
+            await self._http(scope, receive, send, None)
 
-    async def _http(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def _http(self, scope: Any, receive: Receive, send: Send, span: Span | None) -> None:
         began = perf_counter()
-        answer = _Answer(send, scope["path"], self)
+        answer = _Answer(send, scope["path"], self, span)
         problem = fault(scope)
         if problem is None and self.in_flight >= self._max_requests and scope["path"] not in _ALWAYS:
             problem = Problem(BUSY)
@@ -83,19 +93,22 @@ class Guard:
                 await _refuse(problem, receive, answer)
         finally:
             self.in_flight -= 1
+            route = scope.get(ROUTE, "unmatched")  # a path of the client's own making is no label
+            if span is not None:
+                span.answered(route, answer.status or _CLIENT_GONE)
             if self._observe is not None:
                 method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-                route = scope.get(ROUTE, "unmatched")  # a path of the client's own making is no label
                 self._observe(method, route, answer.status or _CLIENT_GONE, perf_counter() - began)
 
 
 class _Answer:
     """`send`, with the headers that every answer carries."""
 
-    def __init__(self, send: Send, path: str, guard: Guard) -> None:
+    def __init__(self, send: Send, path: str, guard: Guard, span: Span | None) -> None:
         self._send = send
         self._path = path
         self._guard = guard
+        self._span = span
         self.status: int | None = None
 
     async def __call__(self, message: Any) -> None:
@@ -110,6 +123,8 @@ class _Answer:
                 headers.append(_NO_STORE)
             if self._guard.ending and b"connection" not in names:
                 headers.append((b"connection", b"close"))
+            if self._span is not None and (context := self._span.context) is not None:
+                headers.append((b"traceresponse", context.header.encode()))
             message = {**message, "headers": headers}
         await self._send(message)
 
@@ -139,6 +154,20 @@ def fault(scope: Any) -> Problem | None:
     if sum(len(name) + len(value) + _HEADER_OVERHEAD for name, value in headers) > MAX_HEADER_BYTES:
         return _closing(HEADERS_TOO_LARGE, f"the headers have more than {MAX_HEADER_BYTES} bytes")
     return None
+
+
+def _is_traced(path: str) -> bool:
+    return path.startswith("/v1/") and path not in _UNTRACED and not path.endswith(_TAIL)
+
+
+def _client_of(headers: Sequence[tuple[bytes, bytes]]) -> TraceContext | None:
+    """The span in which the client sends this; None when it names none, or more than one."""
+    said: dict[str, list[str]] = {TRACEPARENT: [], TRACESTATE: []}
+    for name, value in headers:
+        if (known := said.get(name.decode("latin-1").lower())) is not None:
+            known.append(value.decode("latin-1"))
+    parents = said[TRACEPARENT]
+    return parse(parents[0], ",".join(said[TRACESTATE])) if len(parents) == 1 else None
 
 
 def _closing(kind: Any, detail: str | None = None) -> Problem:

@@ -23,7 +23,7 @@ def run_node(settings: Settings) -> int:
 
         def build() -> HttpServer:
             return HttpServer(
-                create_app(gateway, settings, meter=meter, clock=node.SystemClock()),
+                create_app(gateway, settings, meter=meter, clock=node.SystemClock(), tracer=gateway.tracer),
                 host=settings.host,
                 port=settings.port,
                 grace=grace,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import msgspec
+from msgspec.structs import replace
 from quart import Blueprint, Response, request
 
 from openstream_http import limits, schemas
@@ -23,7 +25,8 @@ from openstream_http.producing import PRODUCER_HEADERS, next_stamp, stamp_of
 from openstream_http.rendering import placed, produced, raw_response
 from openstream_runtime.domain.errors import Overloaded, Unavailable
 from openstream_runtime.domain.events import NewEvent
-from openstream_runtime.domain.producers import Stamp
+from openstream_runtime.domain.producers import Stamp as ProducerStamp
+from openstream_runtime.domain.tracing import TRACEPARENT, TRACESTATE, Stamp
 from openstream_runtime.gateway.results import Ack
 
 produce = Blueprint("produce", __name__)
@@ -76,17 +79,18 @@ async def append(topic: str) -> Response:
     string and any other data a string of base64, with a header `ce-data-encoding: base64`.
     """
     kind = None if is_binary() else media_type(JSON, *LINES, CLOUD_EVENT, CLOUD_EVENTS)
-    query, stamp = _query(), stamp_of(request.headers)
+    query, producer = _query(), stamp_of(request.headers)
     if kind in {None, CLOUD_EVENT, CLOUD_EVENTS}:
-        return await _append_cloud_events(topic, query, kind, stamp)
+        return await _append_cloud_events(topic, query, kind, producer)
     if kind != JSON:
-        return await _append_lines(topic, query, stamp)
+        return await _append_lines(topic, query, producer)
     if request.query_string:
         raise invalid("in a JSON body, partitions and ack are fields of the body", "query")
     asked = await read_json(_REQUEST)
     now_ms = edge().clock.now_ms()
-    events = [new_event(event, now_ms, "events", index) for index, event in enumerate(asked.events)]
-    return await _append(topic, events, asked.partitions, asked.ack, stamp)
+    stamp = stamp_of_request()
+    events = [new_event(event, now_ms, "events", index, stamp=stamp) for index, event in enumerate(asked.events)]
+    return await _append(topic, events, asked.partitions, asked.ack, producer)
 
 
 @produce.after_request
@@ -96,7 +100,12 @@ async def count(response: Response) -> Response:
     return response
 
 
-def new_event(event: schemas.Event, now_ms: int, *at: str | int) -> NewEvent:
+def stamp_of_request() -> Stamp | None:
+    """What the current request says of its trace."""
+    return Stamp.of(request.headers.getlist(TRACEPARENT), request.headers.getlist(TRACESTATE))
+
+
+def new_event(event: schemas.Event, now_ms: int, *at: str | int, stamp: Stamp | None = None) -> NewEvent:
     """An event that the decoder accepted, with what the decoder cannot check; Problem 422 below `at`."""
     if not event.event_type.isprintable():
         raise invalid("expected printable characters", *at, "event_type")
@@ -110,6 +119,8 @@ def new_event(event: schemas.Event, now_ms: int, *at: str | int) -> NewEvent:
             raise invalid(f"expected at most {limits.MAX_HEADER_BYTES} bytes in all", *at, "headers")
     if event.event_id is not None and not event.event_id.isprintable():
         raise invalid("expected printable characters", *at, "event_id")
+    if stamp is not None:
+        headers = stamp.on(event.headers or (), headers)  # after the check: what we add is no fault of the client's
     return NewEvent(
         event_type=event.event_type,
         partition_key=key,
@@ -128,15 +139,15 @@ def _query() -> schemas.ProduceQuery:
         raise Problem(INVALID, f"query: {message}", errors=[{"loc": ["query"], "msg": message}]) from None
 
 
-def _event_of_line(line: bytes, number: int) -> NewEvent:
+def _event_of_line(stamp: Stamp | None, line: bytes, number: int) -> NewEvent:
     """One line as an event; Problem 400, 422."""
-    return new_event(decode(_EVENT, line), edge().clock.now_ms())
+    return new_event(decode(_EVENT, line), edge().clock.now_ms(), stamp=stamp)
 
 
 async def _append(
-    topic: str, events: Sequence[NewEvent], partitions: int | None, ack: Ack, stamp: Stamp | None
+    topic: str, events: Sequence[NewEvent], partitions: int | None, ack: Ack, producer: ProducerStamp | None
 ) -> Response:
-    stamp = next_stamp(stamp, 0, len(events))
+    stamp = next_stamp(producer, 0, len(events))
     try:
         done = await edge().gateway.produce(topic, events, partitions=partitions, ack=ack, stamp=stamp)
     except (Overloaded, Unavailable) as error:
@@ -149,23 +160,29 @@ async def _append(
 
 
 async def _append_cloud_events(
-    topic: str, query: schemas.ProduceQuery, kind: str | None, stamp: Stamp | None
+    topic: str, query: schemas.ProduceQuery, kind: str | None, producer: ProducerStamp | None
 ) -> Response:
     events = await read_events(kind)
     if not events:  # an empty batch: nothing is appended, nor is a topic made of it
         known = await edge().gateway.topic(topic)
         return raw_response(produced(known.name, known.partitions, b"", duplicate=False))
-    return await _append(topic, events, query.partitions, query.ack or Ack.APPENDED, stamp)
+    if (stamp := stamp_of_request()) is not None:  # the request's, where the event has no extension of that name
+        events = [replace(one, headers=stamp.on(_names(one), one.headers)) for one in events]
+    return await _append(topic, events, query.partitions, query.ack or Ack.APPENDED, producer)
 
 
-async def _append_lines(topic: str, query: schemas.ProduceQuery, stamp: Stamp | None) -> Response:
+def _names(event: NewEvent) -> Iterable[str]:
+    return () if event.headers is None else msgspec.json.decode(event.headers, type=dict[str, str])
+
+
+async def _append_lines(topic: str, query: schemas.ProduceQuery, sender: ProducerStamp | None) -> Response:
     producer = LineProducer(
         edge().gateway,
         topic,
         partitions=query.partitions,
         ack=query.ack or Ack.APPENDED,
-        stamp=stamp,
-        parse=_event_of_line,
+        stamp=sender,
+        parse=partial(_event_of_line, stamp_of_request()),
     )
     promise(request._get_current_object(), producer.close)  # type: ignore[attr-defined]
     with edge().bodies.hold(HELD_BYTES) as hold:

@@ -33,6 +33,8 @@ _NEVER_FIRST = 5.0
 #: Seconds, and the part of the grace at most, in which every answer ends its connection. A kept one that is closed
 #: while its client sends the next request leaves that client not knowing what became of it; one told to end does not.
 GOODBYE, GOODBYE_SHARE = 1.0, 0.5
+#: Seconds in which those are served who were let in last.
+LAST_CALL = 0.1
 #: Seconds between looks whether anybody is still connected.
 _LOOK = 0.02
 
@@ -76,6 +78,7 @@ class HttpServer:
         self.port = listener.getsockname()[1]
         if self._on_listening is not None:
             self._on_listening(self._host, self.port)
+        queue = listener.dup()  # the same queue of connections, for when Hypercorn owns the listener
         config = self._config = _config(listener)
         config.graceful_timeout = self._grace + _NEVER_FIRST
         ctx.ready()
@@ -83,16 +86,18 @@ class HttpServer:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch, ctx, config)
                 try:
-                    await serve(self._app, config, shutdown_trigger=partial(self._goodbye, ctx, config))
+                    await serve(self._app, config, shutdown_trigger=partial(self._goodbye, ctx, config, queue))
                 except CancelledError:
                     # Nobody can cancel a shielded scope from outside: this is Hypercorn tripping over a future that
                     # its own timeout cancelled. What it was about to do is end.
                     if not ctx.stopping.is_set():
                         raise
                     log.warning("http server ended uncleanly")
+                finally:
+                    queue.close()
                 group.cancel_scope.cancel()
 
-    async def _goodbye(self, ctx: Context, config: ServerConfig) -> None:
+    async def _goodbye(self, ctx: Context, config: ServerConfig, queue: socket.socket) -> None:
         """Return when it is time to close the port: everybody has left, or had the time to."""
         await ctx.stopping.wait()
         if self._on_stopping is not None:
@@ -103,6 +108,10 @@ class HttpServer:
         with anyio.move_on_after(min(GOODBYE, self._grace * GOODBYE_SHARE)):
             while config.connections:  # noqa: ASYNC110 (Hypercorn tells nobody that a connection has ended)
                 await anyio.sleep(_LOOK)
+        # Whoever stands in the queue when it is closed may have sent his request already, and would not know what
+        # became of it. So first nobody is let in any more, and those who are in are served.
+        queue.listen(0)
+        await anyio.sleep(LAST_CALL)
 
     async def _watch(self, ctx: Context, config: ServerConfig) -> None:
         """See to it that stopping ends."""

@@ -17,7 +17,9 @@ from openstream_runtime.domain.ledger import Ledger
 from openstream_runtime.domain.positions import Cursor, TopicPartition
 from openstream_runtime.domain.retention import Trim, trim_below
 from openstream_runtime.domain.topics import Topic, TopicSettings
+from openstream_runtime.domain.tracing import carried_by
 from openstream_runtime.ports import FencedOff, PersistBatch
+from openstream_runtime.tracing_ports import Operation
 from supervisors import Context
 
 _log = structlog.get_logger(__name__)
@@ -88,6 +90,16 @@ class Copier:
             await self._publish(None)
 
     async def _commit(self, events: list[StoredEvent]) -> None:
+        with self._world.tracer.batch(
+            Operation.PERSIST,
+            self._at.topic,
+            carried_by(event.headers for event in events),
+            events=len(events),
+            partition=self._at.partition,
+        ):
+            await self._write(events)
+
+    async def _write(self, events: list[StoredEvent]) -> None:
         cursor, upto = self.cursor, events[-1].position
         outcome = await self._writer.call(
             PersistBatch(

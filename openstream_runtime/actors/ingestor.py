@@ -20,8 +20,10 @@ from openstream_runtime.domain.errors import NotFound, OpenStreamError
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.producers import Admission, Once, Turn
 from openstream_runtime.domain.topics import Topic
+from openstream_runtime.domain.tracing import TraceContext
 from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
 from openstream_runtime.producer_ports import Kept
+from openstream_runtime.tracing_ports import Operation
 from supervisors import Context, Envelope, Mailbox
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +42,8 @@ class Append:
     size: int
     #: For a request that may be repeated.
     turn: Turn | None = None
+    #: The span of the request, when somebody records it.
+    trace: TraceContext | None = None
 
 
 #: One outcome for each partition of the request.
@@ -140,11 +144,20 @@ class Ingestor:
             )
             for key, events in merged.items()
         }
+        count = sum(len(batch.events) for batch in batches.values())
         began = self._world.clock.monotonic()
-        outcomes = await self._append(batches, replicas=replicas)
-        self._world.meter.group_commit(
-            sum(len(batch.events) for batch in batches.values()), self._world.clock.monotonic() - began
-        )
+        with self._world.tracer.batch(
+            Operation.APPEND,
+            group[0][0].message.topic.name,
+            (envelope.message.trace for envelope, _ in group if envelope.message.trace is not None),
+            events=count,
+            partition=next(iter(batches))[1] if len(batches) == 1 else None,
+        ) as span:
+            outcomes = await self._append(batches, replicas=replicas)
+            failed = [one for one in outcomes.values() if not isinstance(one, Appended)]
+            if failed:
+                span.fail(str(failed[0].reason) if isinstance(failed[0], Refused) else "unknown")
+        self._world.meter.group_commit(count, self._world.clock.monotonic() - began)
         for key, outcome in outcomes.items():
             if isinstance(outcome, Appended):
                 self._count(batches[key], outcome)

@@ -25,7 +25,9 @@ from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.replays import Bucket, Mark, Part, Replay, copy_of, origin_of
 from openstream_runtime.domain.topics import Topic
+from openstream_runtime.domain.tracing import carried_by
 from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.tracing_ports import Operation
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -111,7 +113,14 @@ class ReplayCopier:
             by_target: dict[int, list[StoredEvent]] = defaultdict(list)
             for event in some:
                 by_target[self._target_of(source, event)].append(event)
-            lost = await self._put(source, {t: (part, part[-1].position) for t, part in by_target.items()})
+            with self._world.tracer.batch(
+                Operation.REPLAY,
+                self._target.name,
+                carried_by(event.headers for event in some),
+                events=len(some),
+                partition=next(iter(by_target)) if len(by_target) == 1 else None,
+            ):
+                lost = await self._put(source, {t: (part, part[-1].position) for t, part in by_target.items()})
             if lost:
                 await self._go_back(source, lost)
                 return True

@@ -23,6 +23,7 @@ from openstream_runtime.ports import (
 )
 from openstream_runtime.producer_ports import Producers
 from openstream_runtime.replay_ports import Replays
+from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +69,4 @@ class World:
     watch: Watch = field(default_factory=Watch)
     receipts: Receipts = field(default_factory=Receipts)
     audience: Audience = field(default_factory=Audience)
+    tracer: Tracer = NO_TRACER

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 from xxhash import xxh3_64_intdigest, xxh3_128
 
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.partitioning import partition_of
+from openstream_runtime.domain.tracing import TRACEPARENT, TRACESTATE
 
 #: Exact in every JSON parser, and in a Lua number.
 MAX_NUMBER = 2**53 - 1
@@ -71,14 +73,22 @@ MEMORY = Memory()
 
 
 def turn_of(stamp: Stamp, events: Sequence[NewEvent]) -> Turn:
-    # Timestamps are left out: the node supplies those that the producer did not.
+    # Timestamps and traces are left out: the node supplies those, and others when the request is repeated.
     digest = xxh3_128()
     for event in events:
-        for part in (event.event_type, event.partition_key, event.payload, event.headers, event.event_id):
+        for part in (event.event_type, event.partition_key, event.payload, _untraced(event.headers), event.event_id):
             raw = b"" if part is None else part.encode() if isinstance(part, str) else part
             digest.update(b"-" if part is None else b"%d:" % len(raw))
             digest.update(raw)
     return Turn(stamp, len(events), digest.digest())
+
+
+def _untraced(headers: bytes | None) -> bytes | None:
+    if headers is None or b'"trace' not in headers:
+        return headers
+    found = msgspec.json.decode(headers, type=dict[str, str])
+    rest = {name: value for name, value in found.items() if name not in {TRACEPARENT, TRACESTATE}}
+    return msgspec.json.encode(rest) if rest else None
 
 
 def home_of(producer: str, partitions: int) -> int:

@@ -49,6 +49,8 @@ class Gateway:
         pulse: Callable[[], Pulse] = Pulse,
     ) -> None:
         self._world = world
+        #: Requests are the edge's to tell.
+        self.tracer = world.tracer
         self._ingestors = ingestors
         self._readers = readers
         self._topics = Topics(world)

@@ -26,10 +26,12 @@ from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.names import check_consumer, check_group
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Group, Topic, Visibility
+from openstream_runtime.domain.tracing import carried_by
 from openstream_runtime.gateway.results import GroupCreated, Handout, ResetDone
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.gateway.topics import numbers_of as _partitions
 from openstream_runtime.ports import GroupPartition, GroupRead
+from openstream_runtime.tracing_ports import Operation
 from supervisors import MailboxError, MailboxFull, SupervisorError
 
 _log = structlog.get_logger(__name__)
@@ -151,25 +153,40 @@ class Consuming:
         found, box = await self._reader(topic, group, consumer)
         deadline = self._world.clock.monotonic() + block_ms / 1000
         request = Read(consumer, count, _partitions(found, partitions), deadline)
-        return await self._ask(box, request, TIMEOUT + block_ms / 1000)
+        handout = await self._ask(box, request, TIMEOUT + block_ms / 1000)
+        self._tell(Operation.RECEIVE, found.name, group, handout)
+        return handout
 
     async def claim(
         self, topic: str, group: str, consumer: str, *, min_idle_ms: int, count: int, partitions: Sequence[int] | None
     ) -> Handout:
         found, box = await self._reader(topic, group, consumer)
-        return await self._ask(box, Claim(consumer, count, _partitions(found, partitions), min_idle_ms), TIMEOUT)
+        claim = Claim(consumer, count, _partitions(found, partitions), min_idle_ms)
+        handout = await self._ask(box, claim, TIMEOUT)
+        self._tell(Operation.CLAIM, found.name, group, handout)
+        return handout
 
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int:
         found = await self._topics.find(topic)
         await self._topics.group(found, group)
         _partitions(found, list(items))
         box = await self._mailbox(found, group)
+        if (span := self._world.tracer.current()) is not None:
+            span.tell(Operation.ACK, found.name, group=group, partition=next(iter(items)) if len(items) == 1 else None)
+            span.count(sum(map(len, items.values())))
         acked = await self._call(box, AckItems(items), TIMEOUT)
         if not isinstance(acked, int):
             raise TypeError(f"an ack is answered with a number, not {acked!r}")
         if acked:
             self._world.meter.acked(found.name, group, acked)
         return acked
+
+    def _tell(self, operation: Operation, topic: str, group: str, handout: Handout) -> None:
+        """What was handed out, and who made it: never fails and never waits, the events are the caller's by now."""
+        if (span := self._world.tracer.current()) is not None:
+            span.tell(operation, topic, group=group)
+            span.count(len(handout.deliveries))
+            span.link(carried_by(delivery.event.headers for delivery in handout.deliveries))
 
     def drain(self) -> None:
         """Have every waiting read answered; the board already says that the node is draining."""

@@ -28,6 +28,7 @@ from openstream_runtime.gateway.repeating import advise, refused
 from openstream_runtime.gateway.results import Ack, Produced
 from openstream_runtime.gateway.topics import Topics
 from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
+from openstream_runtime.tracing_ports import Operation
 from supervisors import ActorGone, CallTimeout, MailboxClosed, MailboxFull, MessageTooLarge, SupervisorError
 
 TIMEOUT = 30.0  # seconds for an append, waiting included; the log's own timeouts are a tenth of it
@@ -85,11 +86,21 @@ class Producing:
         on_appended: Callable[[], None] | None,
     ) -> Produced:
         order, by_partition = self._sort(topic, events, turn)
+        if (span := self._world.tracer.current()) is not None:
+            span.tell(Operation.SEND, topic.name, partition=order[0] if len(by_partition) == 1 else None)
+            span.count(len(events))
         size = sum(event.size() for event in events)
         self._pressure.admit(size)
         try:
             outcomes = await self._append(
-                Append(topic=topic, by_partition=by_partition, replicated=ack is Ack.REPLICATED, size=size, turn=turn)
+                Append(
+                    topic=topic,
+                    by_partition=by_partition,
+                    replicated=ack is Ack.REPLICATED,
+                    size=size,
+                    turn=turn,
+                    trace=None if span is None else span.context,
+                )
             )
             appended = {number: one.positions for number, one in outcomes.items() if isinstance(one, Appended)}
             if not all(isinstance(one, Appended) and one.replicated for one in outcomes.values()):

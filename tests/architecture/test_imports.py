@@ -24,6 +24,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "httpx2": ("http/openstream_client/",),
     "joserfc": ("http/openstream_http/",),
     "prometheus_client": ("openstream_runtime/telemetry/",),
+    "opentelemetry": ("openstream_runtime/telemetry/",),
     "pydantic": ("openstream_runtime/settings.py", "http/openstream_http/"),
     "pydantic_settings": ("openstream_runtime/settings.py",),
     "xxhash": ("openstream_runtime/domain/partitioning.py", "openstream_runtime/domain/producers.py"),

@@ -7,7 +7,7 @@ import re
 from architecture.repository import ROOT
 from openstream_runtime.settings import Settings
 
-_ROW = re.compile(r"^\| `([A-Z][A-Z0-9_]+)` \|([^|]*)\|(.*)\|\s*$", re.MULTILINE)
+_ROW = re.compile(r"^\| `([A-Z][A-Z0-9_]+\*?)` \|([^|]*)\|(.*)\|\s*$", re.MULTILINE)
 
 
 def test_the_readme_lists_exactly_the_variables_that_are_read() -> None:

@@ -17,7 +17,7 @@ from openstream_runtime.domain.topics import TopicSettings
 
 NOW = 1_000_000
 HOUR = 3_600_000
-POSITIONS = st.builds(Position, st.integers(0, NOW + 5_000), st.integers(0, 3))
+POSITIONS = st.builds(Position, st.integers(1, NOW + 5_000), st.integers(0, 3))
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.ports import AppendBatch, Appended, NodeInfo
+from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 from supervisors import Actor, ChildSpec, Context, Supervisor, TreeEvent, run
 from supervisors.context import current_context
 from support.fake_history import FakeGroupPositions, FakeHistory
@@ -221,6 +222,7 @@ def make_world(
     redis: FakeRedis | None = None,
     store: FakeStore | None = None,
     positions: FakeGroupPositions | None = None,
+    tracer: Tracer = NO_TRACER,
     **limits: Any,
 ) -> Rig:
     """A node called `name` on fakes; keywords are fields of Limits."""
@@ -244,6 +246,7 @@ def make_world(
         meter=meter,
         board=Board(NodeInfo(name, f"http://{name}:8000", 1, "test")),
         limits=replace(Limits(), **limits),
+        tracer=tracer,
     )
     return Rig(world, log.redis, store, meter, log, positions)
 

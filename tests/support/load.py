@@ -140,7 +140,7 @@ class Producer:
                 history.fail(ev)
             batch.clear()
             return 0.0
-        elif answer.status is not None and told.outcome != "unknown":
+        elif told.outcome != "unknown":
             history.note(f"{self.name}, taken as unknown: {answer}")  # a 503 says which of the two it is
         for ev in batch:
             history.lose_track(ev)

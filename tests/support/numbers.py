@@ -11,6 +11,7 @@ from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.ports import GroupStats, StreamStats
 from openstream_runtime.telemetry.metrics import Metrics
 from openstream_runtime.telemetry.node_gauges import NodeState
+from openstream_runtime.telemetry.outbox import Bounds, Outbox, OutboxCollector
 from openstream_runtime.telemetry.sampled import ClusterSample
 
 
@@ -73,6 +74,9 @@ def full_metrics() -> Metrics:
     metrics.observe_node(
         lambda: NodeState(mailboxes={"store-writer": (0, 0)}, backends={"redis": True}, pool={"pool_size": 1})
     )
+    outbox: Outbox[int] = Outbox("traces", lambda batch: True, Bounds())
+    outbox.close(10)
+    metrics.registry.register(OutboxCollector([outbox]))
     return metrics
 
 

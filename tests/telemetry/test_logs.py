@@ -7,9 +7,7 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -35,21 +33,6 @@ REDIS_URL = f"redis://default:{PASSWORD}@127.0.0.1:6379/0"
 DATABASE_URL = "postgresql://app:p%40ss%2Fw%3Ard%231%25@db/openstream"
 LEAKS = (PASSWORD, ODD_PASSWORD, "p%40ss%2Fw%3Ard%231%25", JWT_SECRET, TOKEN, "4111-1111", "c2lnbmF0dXJl")
 KNOWN = (REDIS_URL, DATABASE_URL, JWT_SECRET)
-
-
-@pytest.fixture(autouse=True)
-def _global_state() -> Iterator[None]:
-    """Logging is global by nature: what a test sets is taken back."""
-    root, hooks = logging.getLogger(), (sys.excepthook, threading.excepthook)
-    level = root.level
-    yield
-    root.setLevel(level)
-    root.handlers = [handler for handler in root.handlers if not isinstance(handler, logs._Handler)]
-    for name in logs._OURS:
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    logging.captureWarnings(False)
-    sys.excepthook, threading.excepthook = hooks
-    structlog.reset_defaults()
 
 
 @pytest.fixture(params=["json", "console"])

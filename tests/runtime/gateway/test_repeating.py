@@ -247,3 +247,12 @@ async def test_without_stamp_and_ids_nothing_is_promised(rig: Rig) -> None:
 
 def test_a_home_is_one_of_the_partitions() -> None:
     assert {home_of(f"p{n}", PARTITIONS) for n in range(100)} == set(range(PARTITIONS))
+
+
+async def test_another_trace_does_not_make_it_another_request(rig: Rig) -> None:
+    async with open_desk(rig) as desk:
+        traced = [NewEvent("t", "k", b"0", 1, b'{"a":"1","traceparent":"00-%032d-%016d-01"}' % (n, n)) for n in (1, 2)]
+        first = await send(desk, at(0), traced[:1])
+        assert (await send(desk, at(0), traced[1:])).results == first.results
+        with pytest.raises(SequenceReused):
+            await send(desk, at(0), [NewEvent("t", "k", b"0", 1, b'{"a":"2"}')])
