@@ -99,7 +99,6 @@ async def cut(storm: Storm, clients: list[TcpProxy], redis: TcpProxy) -> None:
             await redis.cut_all()
 
 
-@pytest.mark.chaos
 async def test_a_storm_of_repetitions_keeps_every_event_once_and_tells_one_place(
     own_servers: EmbeddedServers, tmp_path: Path
 ) -> None:
