@@ -139,6 +139,7 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping, otlp: Otl
             history=store.history,
             positions=store.positions,
             replays=store.replays,
+            redrives=store.redrives,
             clock=clock,
             meter=metrics,
             board=Board(address),

@@ -17,7 +17,8 @@ from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.producers import Once
 from openstream_runtime.domain.replays import Mark
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
+from openstream_runtime.domain.topics import Group, GroupSettings, Topic, TopicSettings, Visibility
+from openstream_runtime.redelivery_ports import Redelivery
 
 # ---------------------------------------------------------------------------------------------------- the log
 
@@ -265,6 +266,8 @@ class GroupRead:
     cold: Cold | None = None
     #: Events wait to be persisted before they may be handed out.
     unpersisted: bool = False
+    #: In how many milliseconds the next delayed entry is due, on the partitions that were looked at.
+    due_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +316,9 @@ class ConsumerInfo:
     idle_ms: int
 
 
-class GroupLog(Protocol):
-    """Consumer groups on the streams. Delivery counts survive a change of consumer."""
+class GroupLog(Redelivery, Protocol):
+    """Consumer groups on the streams. Delivery counts survive a change of consumer. What was handed out
+    `max_deliveries` times is never handed out again: it is dead (redelivery_ports.py)."""
 
     async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
         """Create the group at `$` or `<ms>-<seq>` on each partition where it is not; those where it is are left out."""
@@ -337,6 +341,7 @@ class GroupLog(Protocol):
         max_bytes: int = 8 << 20,
         persisted: bool = False,
         hot_only: bool = False,
+        max_deliveries: int | None = None,
     ) -> GroupRead:
         """Hand out up to `count` events, in order inside each partition, without waiting: released ones first.
 
@@ -375,6 +380,7 @@ class GroupLog(Protocol):
         min_idle_ms: int,
         count: int,
         max_bytes: int = 8 << 20,
+        max_deliveries: int | None = None,
     ) -> GroupRead:
         """Take over entries that are released, or pending for at least `min_idle_ms`, oldest first."""
         ...
@@ -383,10 +389,6 @@ class GroupLog(Protocol):
         self, topic: str, group: str, consumer: str, items: Mapping[int, Sequence[Position]], *, undelivered: bool
     ) -> int:
         """Give back what this consumer holds, for the next reader. `undelivered`: it never arrived, do not count it."""
-        ...
-
-    async def release_idle(self, topic: str, group: str, partition: int, *, min_idle_ms: int, count: int) -> int:
-        """Release entries pending for at least `min_idle_ms`, whoever holds them (the claim-reaper); how many."""
         ...
 
     async def remove_idle_consumers(self, topic: str, group: str, partition: int, *, min_idle_ms: int) -> int:
@@ -582,8 +584,15 @@ class Catalog(Protocol):
     async def group(self, topic: str, name: str) -> Group | None: ...
 
     async def create_group(
-        self, topic: Topic, name: str, start_id: str, visibility: Visibility = Visibility.APPENDED
+        self,
+        topic: Topic,
+        name: str,
+        start_id: str,
+        visibility: Visibility = Visibility.APPENDED,
+        settings: GroupSettings = GroupSettings(),
     ) -> tuple[Group, bool]: ...
+
+    async def alter_group(self, topic: Topic, name: str, settings: GroupSettings) -> Group | None: ...
 
     async def delete_group(self, topic: Topic, name: str) -> bool: ...
 
@@ -613,6 +622,8 @@ class Meter(Protocol):
     def acked(self, topic: str, group: str, events: int) -> None: ...
     def claimed(self, topic: str, group: str, events: int) -> None: ...
     def released(self, topic: str, group: str, events: int) -> None: ...
+    def nacked(self, topic: str, group: str, events: int) -> None: ...
+    def dead_lettered(self, topic: str, group: str, events: int) -> None: ...
     def persisted(self, topic: str, partition: int, events: int, quarantined: int) -> None: ...
     def persist_delay(self, topic: str, partition: int, events: Sequence[StoredEvent], now_ms: int) -> None: ...
     def delivery_delay(self, topic: str, group: str, deliveries: Sequence[Delivery], now_ms: int) -> None: ...

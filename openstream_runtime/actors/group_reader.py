@@ -39,6 +39,8 @@ class Read:
     deadline: float
     #: Set once the answer was heard; whoever then loses it gives it back.
     handed_out: GroupRead | None = None
+    #: Before that moment (monotonic seconds) nobody held what is handed out.
+    taken_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class Claim:
     partitions: Sequence[int]
     min_idle_ms: int
     handed_out: GroupRead | None = None
+    taken_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +71,21 @@ class GiveBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """These were long on their way to their consumer: the time it has for them begins now."""
+
+    consumer: str
+    items: Mapping[int, Sequence[Position]]
+
+
+@dataclass(frozen=True, slots=True)
 class Nudge:
     """Look: something may have changed on these partitions."""
 
     partitions: Sequence[int] = ()
 
 
-Message = Read | Claim | AckItems | GiveBack | Nudge
+Message = Read | Claim | AckItems | GiveBack | Arrived | Nudge
 ReaderMailbox = Mailbox[Message, GroupRead | int]
 _Waiting = Envelope[Message, GroupRead | int]
 
@@ -144,6 +155,8 @@ class GroupReader:
                     envelope.answer(await self._world.groups.ack(self._topic, self._group, items))
                 case GiveBack(consumer, items):
                     await self._release(consumer, items)
+                case Arrived(consumer, items):
+                    await self._world.groups.extend(self._topic, self._group, consumer, items)
                 case Claim():
                     if not envelope.abandoned:
                         await self._claim(envelope, message)
@@ -161,7 +174,9 @@ class GroupReader:
     async def _serve(self, fresh: list[_Waiting], *, waiting_ends: bool) -> None:
         """Try everybody for whom there may be something, those who wait longest first."""
         now = self._world.clock.monotonic()
-        again = bool(self._waiting) and now >= self._look_again_at
+        again = now >= self._look_again_at
+        if again:
+            self._look_again_at = now + LOOK_AGAIN
         for envelope in [*self._waiting, *fresh] if again else fresh:
             self._dirty.update(_read(envelope).partitions)
         # Who comes anew waits behind the others also here: a partition the first of them finds empty is empty for all.
@@ -169,13 +184,12 @@ class GroupReader:
         for envelope in trying:
             if not envelope.abandoned:
                 await self._try(envelope, waiting_ends=waiting_ends)
-        if self._waiting and now >= self._look_again_at:
-            self._look_again_at = now + LOOK_AGAIN
 
     async def _try(self, envelope: _Waiting, *, waiting_ends: bool) -> None:
         """Answer a read if there is something for it or its time is up; else it waits (on)."""
         read = _read(envelope)
-        partitions = [number for number in read.partitions if number in self._dirty]
+        partitions = [number for number in read.partitions if number in self._dirty and not self._source.paused]
+        read.taken_at = self._world.clock.monotonic()
         try:
             found = await self._source.read(read.consumer, partitions, read.count) if partitions else EMPTY
         except OpenStreamError as error:
@@ -186,17 +200,26 @@ class GroupReader:
             return
         self._tails.update(found.tails)
         if found.unpersisted:
-            self._look_again_at = self._world.clock.monotonic() + LOOK_SOON
+            self._look_again_in(LOOK_SOON)
         else:
             self._dirty.difference_update(found.tails)
+        if found.due_ms is not None:
+            self._look_again_in(found.due_ms / 1000)
         if waiting_ends or self._world.clock.monotonic() >= read.deadline:
             envelope.answer(EMPTY)
         else:
             self._waiting.append(envelope)
 
+    def _look_again_in(self, seconds: float) -> None:
+        self._look_again_at = min(self._look_again_at, self._world.clock.monotonic() + seconds)
+
     # -- handing out, and taking back
 
     async def _claim(self, envelope: _Waiting, claim: Claim) -> None:
+        if self._source.paused:
+            envelope.answer(EMPTY)
+            return
+        claim.taken_at = self._world.clock.monotonic()
         found = await self._source.claim(claim.consumer, claim.partitions, claim.min_idle_ms, claim.count)
         if found.deliveries:
             self._world.meter.claimed(self._topic, self._group, len(found.deliveries))

@@ -14,9 +14,11 @@ import structlog
 from openstream_runtime.actors.catch_up import CatchUp
 from openstream_runtime.actors.placing import place_again
 from openstream_runtime.actors.world import World
+from openstream_runtime.domain.dead_letters import is_for
 from openstream_runtime.domain.errors import NotFound, OpenStreamError, Unavailable
+from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import Visibility
+from openstream_runtime.domain.topics import GroupSettings, Visibility
 from openstream_runtime.ports import GroupRead
 
 _log = structlog.get_logger(__name__)
@@ -46,6 +48,9 @@ class GroupSource:
             if found.missing:
                 await self._create(found.missing)
             if found.deliveries:
+                found = await self._ours(found)
+                if not found.deliveries:
+                    continue  # none of them was for this group
                 self._world.meter.read(self._topic, self._group, len(found.deliveries))
                 return found
             if not found.missing and found.cold is None and not found.stubs:
@@ -55,9 +60,32 @@ class GroupSource:
     async def claim(self, consumer: str, partitions: Sequence[int], min_idle_ms: int, count: int) -> GroupRead:
         """Entries that are released or idle for so long, whole."""
         found = await self._world.groups.claim(
-            self._topic, self._group, consumer, partitions, min_idle_ms=min_idle_ms, count=count
+            self._topic,
+            self._group,
+            consumer,
+            partitions,
+            min_idle_ms=min_idle_ms,
+            count=count,
+            max_deliveries=self._settings.max_deliveries,
         )
-        return await self._whole(consumer, found)
+        return await self._ours(await self._whole(consumer, found))
+
+    async def _ours(self, found: GroupRead) -> GroupRead:
+        """Without what was redriven for another group of the topic: that is done with for this one."""
+        ours: list[Delivery] = []
+        items: dict[int, list[Position]] = {}
+        for one in found.deliveries:
+            if is_for(one.event.headers, self._topic, self._group):
+                ours.append(one)
+            else:
+                items.setdefault(one.partition, []).append(one.event.position)
+        if not items:
+            return found
+        try:
+            await self._world.groups.ack(self._topic, self._group, items)
+        except OpenStreamError as error:
+            _log.info("what is for another group is passed over again later", group=self._group, error=str(error))
+        return replace(found, deliveries=ours)
 
     async def _look(self, consumer: str, partitions: Sequence[int], count: int) -> GroupRead:
         """One look at Redis, and at PostgreSQL for what stands there. What it hands out is whole."""
@@ -71,6 +99,7 @@ class GroupSource:
                 count=count,
                 persisted=self._visibility is Visibility.PERSISTED,
                 hot_only=hot_only,
+                max_deliveries=self._settings.max_deliveries,
             )
 
         found = await self._whole(consumer, await ask(hot_only=False))
@@ -100,6 +129,15 @@ class GroupSource:
             if found.deliveries:
                 return replace(found, stubs=())
             raise
+
+    @property
+    def paused(self) -> bool:
+        return self._settings.paused
+
+    @property
+    def _settings(self) -> GroupSettings:
+        group = self._world.board.groups.get((self._topic, self._group))
+        return GroupSettings() if group is None else group.settings
 
     @property
     def _visibility(self) -> Visibility:

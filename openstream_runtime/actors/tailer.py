@@ -7,7 +7,8 @@ so a busy stream costs one wake-up per wait and not one per event.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import anyio
 import structlog
@@ -49,6 +50,7 @@ class Watch:
     def __init__(self) -> None:
         self._tickets: dict[TopicPartition, set[Ticket]] = defaultdict(set)
         self._rang: dict[str, Callable[[list[str]], None]] = {}
+        self._heard: dict[str, Changed] = {}
         #: Told when a ticket comes that the running read does not cover.
         self.grown = Changed()
         self._covered: Mapping[TopicPartition, Position] = {}
@@ -79,6 +81,16 @@ class Watch:
         """`ring` is called with the rest of each bell `kind:rest` that rang. It must not wait."""
         self._rang[kind] = ring
 
+    @contextmanager
+    def hearing(self, bell: str) -> Iterator[Changed]:
+        """Told whenever exactly this bell rang. For one listener: the last one to come hears it."""
+        told = self._heard[bell] = Changed()
+        try:
+            yield told
+        finally:
+            if self._heard.get(bell) is told:
+                del self._heard[bell]
+
     def begin(self) -> dict[TopicPartition, Position]:
         """What to read now: for each partition the lowest position anybody waits after."""
         covered = {
@@ -102,6 +114,8 @@ class Watch:
         for bell in bells:
             kind, _, rest = bell.partition(":")
             by_kind[kind].append(rest)
+            if (told := self._heard.get(bell)) is not None:
+                told.tell()
         for kind, rests in by_kind.items():
             if (ring := self._rang.get(kind)) is not None:
                 ring(rests)

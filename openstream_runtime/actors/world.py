@@ -22,6 +22,7 @@ from openstream_runtime.ports import (
     Tail,
 )
 from openstream_runtime.producer_ports import Producers
+from openstream_runtime.redelivery_ports import Redrives
 from openstream_runtime.replay_ports import Replays
 from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 
@@ -62,6 +63,7 @@ class World:
     history: History
     positions: GroupPositions
     replays: Replays
+    redrives: Redrives
     clock: Clock
     meter: Meter
     board: Board

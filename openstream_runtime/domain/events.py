@@ -7,6 +7,7 @@ parser of ours stands between the log and the store.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 
@@ -61,3 +62,13 @@ def trace_id_of(headers: bytes | None) -> str | None:
     """The id of the trace an event belongs to, if its producer said so in a `traceparent` header."""
     found = _TRACEPARENT.search(headers) if headers else None
     return None if found is None else found[1].decode()
+
+
+def with_headers(headers: bytes | None, ours: Mapping[str, str]) -> bytes:
+    """Headers with ours in them, which win."""
+    if headers is None or any(name.encode() in headers for name in ours):
+        theirs = {} if headers is None else msgspec.json.decode(headers)
+        return msgspec.json.encode({**theirs, **ours})
+    # The producer's bytes stay as they came; ours go behind them.
+    head = headers.rstrip()[:-1].rstrip()
+    return head + (b"" if head.endswith(b"{") else b",") + msgspec.json.encode(ours)[1:]

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
-from openstream_runtime.domain.events import NewEvent, StoredEvent
+from openstream_runtime.domain.events import NewEvent, StoredEvent, with_headers
 from openstream_runtime.domain.positions import Position
 
 #: Headers of a copy: `<topic>/<partition>/<ms>-<seq>` of the original, and the replay that made it.
@@ -123,7 +123,7 @@ def copy_of(event: StoredEvent, topic: str, partition: int, replay: str) -> NewE
         event.partition_key,
         event.payload,
         event.timestamp_ms,
-        _headers(event.headers, origin, replay),
+        with_headers(event.headers, {ORIGIN: origin, REPLAY: replay}),
     )
 
 
@@ -137,16 +137,6 @@ def origin_of(headers: bytes | None, topic: str, partition: int, replay: str) ->
         return None
     place, _, position = said.get(ORIGIN, "").rpartition("/")
     return Position.parse(position) if (place, said.get(REPLAY)) == (f"{topic}/{partition}", replay) else None
-
-
-def _headers(headers: bytes | None, origin: str, replay: str) -> bytes:
-    ours = {ORIGIN: origin, REPLAY: replay}
-    if headers is None or b"openstream-replay" in headers:  # a copy of a copy says where it comes from itself
-        theirs = {} if headers is None else msgspec.json.decode(headers)
-        return msgspec.json.encode(theirs | ours)
-    # The producer's bytes stay as they came; ours go behind them.
-    head = headers.rstrip()[:-1].rstrip()
-    return head + (b"" if head.endswith(b"{") else b",") + msgspec.json.encode(ours)[1:]
 
 
 class Bucket:

@@ -53,6 +53,20 @@ class Visibility(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """What may be set on a group, at any time."""
+
+    #: How often an event is handed out at most before it becomes a dead letter. None: without end.
+    max_deliveries: int | None = None
+    #: How long an event may be held without an ack. None: the node's default.
+    claim_idle_ms: int | None = None
+    #: Where dead letters go. None: `<topic>.dlq.<group>`.
+    dead_letter_topic: str | None = None
+    #: Nothing is handed out.
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """A consumer group of a topic. Its positions live in Redis; that it exists, and from where, in PostgreSQL."""
 
@@ -63,3 +77,4 @@ class Group:
     start_id: str
     created_ms: int = 0
     visibility: Visibility = Visibility.APPENDED
+    settings: GroupSettings = GroupSettings()

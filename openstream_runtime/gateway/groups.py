@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
 from openstream_runtime.actors.group_reader import (
     AckItems,
+    Arrived,
     Claim,
     GiveBack,
     GroupReader,
@@ -21,15 +22,14 @@ from openstream_runtime.actors.group_reader import (
 from openstream_runtime.actors.placing import place, place_again
 from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.world import World
-from openstream_runtime.domain.errors import InvalidRequest, OpenStreamError, Overloaded, Unavailable
+from openstream_runtime.domain.errors import InvalidRequest, NotFound, OpenStreamError, Overloaded, Unavailable
 from openstream_runtime.domain.history import Span
-from openstream_runtime.domain.names import check_consumer, check_group
+from openstream_runtime.domain.names import check_consumer, check_group, check_topic
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import Group, Topic, Visibility
+from openstream_runtime.domain.topics import Group, GroupSettings, Topic, Visibility
 from openstream_runtime.domain.tracing import carried_by
 from openstream_runtime.gateway.results import GroupCreated, Handout, ResetDone
-from openstream_runtime.gateway.topics import Topics
-from openstream_runtime.gateway.topics import numbers_of as _partitions
+from openstream_runtime.gateway.topics import Topics, numbers_of
 from openstream_runtime.ports import GroupPartition, GroupRead
 from openstream_runtime.tracing_ports import Operation
 from supervisors import MailboxError, MailboxFull, SupervisorError
@@ -37,6 +37,7 @@ from supervisors import MailboxError, MailboxFull, SupervisorError
 _log = structlog.get_logger(__name__)
 
 TIMEOUT = 15.0  # seconds for an answer, beyond the time a read may wait
+LATE = 1.0  # seconds from Redis to the consumer, after which the time it has for an event begins when it got it
 MAX_WAITING = 10_000  # messages in one group's mailbox on one node
 
 
@@ -72,12 +73,20 @@ class Consuming:
     # -- managing
 
     async def create(
-        self, topic: str, group: str, *, start_id: str | None, start_ms: int | None, visibility: Visibility
+        self,
+        topic: str,
+        group: str,
+        *,
+        start_id: str | None,
+        start_ms: int | None,
+        visibility: Visibility,
+        settings: GroupSettings = GroupSettings(),
     ) -> GroupCreated:
         check_group(group)
         start = start_of(start_id, start_ms)
         found = await self._topics.find(topic)
-        made, is_new = await self._world.catalog.create_group(found, group, start, visibility)
+        _check_settings(found, settings)
+        made, is_new = await self._world.catalog.create_group(found, group, start, visibility, settings)
         self._world.board.add_group(made)
         created = await self._place(found, made, is_new=is_new)
         await self._topics.announce()
@@ -93,6 +102,26 @@ class Consuming:
             return topic.partitions
         # It existed: what is missing (half a creation, a lost Redis) is completed as of then, not as of now.
         return len((await place_again(self._world, topic, group, list(numbers))).positions)
+
+    async def settings(self, topic: str, group: str) -> Group:
+        return await self._topics.group(await self._topics.find(topic), group)
+
+    async def alter(self, topic: str, group: str, change: Callable[[GroupSettings], GroupSettings]) -> Group:
+        found = await self._topics.find(topic)
+        # As PostgreSQL has it: what somebody set at another node a moment ago must not be undone.
+        known = await self._world.catalog.group(found.name, check_group(group))
+        if known is None:
+            raise NotFound(f"there is no group {group!r} on topic {topic!r}", topic=topic, group=group)
+        settings = change(known.settings)
+        _check_settings(found, settings)
+        altered = await self._world.catalog.alter_group(found, group, settings)
+        if altered is None:
+            raise NotFound(f"there is no group {group!r} on topic {topic!r}", topic=topic, group=group)
+        self._world.board.add_group(altered)
+        await self._topics.announce()
+        if (box := self._readers.peek(f"{found.name}/{group}")) is not None:
+            box.offer(Nudge(range(found.partitions)))
+        return altered
 
     async def names(self, topic: str) -> list[str]:
         found = await self._topics.find(topic)
@@ -137,7 +166,7 @@ class Consuming:
         start = start_of(start_id, start_ms)
         found = await self._topics.find(topic)
         await self._topics.group(found, group)
-        numbers = _partitions(found, partitions)
+        numbers = numbers_of(found, partitions)
         placed = await place(self._world, found, group, dict.fromkeys(numbers, start), anew=True)
         if (box := self._readers.peek(f"{found.name}/{group}")) is not None:
             box.offer(Nudge(numbers))
@@ -152,7 +181,7 @@ class Consuming:
     ) -> Handout:
         found, box = await self._reader(topic, group, consumer)
         deadline = self._world.clock.monotonic() + block_ms / 1000
-        request = Read(consumer, count, _partitions(found, partitions), deadline)
+        request = Read(consumer, count, numbers_of(found, partitions), deadline)
         handout = await self._ask(box, request, TIMEOUT + block_ms / 1000)
         self._tell(Operation.RECEIVE, found.name, group, handout)
         return handout
@@ -161,7 +190,7 @@ class Consuming:
         self, topic: str, group: str, consumer: str, *, min_idle_ms: int, count: int, partitions: Sequence[int] | None
     ) -> Handout:
         found, box = await self._reader(topic, group, consumer)
-        claim = Claim(consumer, count, _partitions(found, partitions), min_idle_ms)
+        claim = Claim(consumer, count, numbers_of(found, partitions), min_idle_ms)
         handout = await self._ask(box, claim, TIMEOUT)
         self._tell(Operation.CLAIM, found.name, group, handout)
         return handout
@@ -169,7 +198,7 @@ class Consuming:
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int:
         found = await self._topics.find(topic)
         await self._topics.group(found, group)
-        _partitions(found, list(items))
+        numbers_of(found, list(items))
         box = await self._mailbox(found, group)
         if (span := self._world.tracer.current()) is not None:
             span.tell(Operation.ACK, found.name, group=group, partition=next(iter(items)) if len(items) == 1 else None)
@@ -216,7 +245,10 @@ class Consuming:
                     _log.warning("no room to give back; the claim-reaper will", consumer=request.consumer)
 
         def arrived() -> None:
-            request.handed_out = None
+            found, request.handed_out = request.handed_out, None
+            late = self._world.clock.monotonic() - request.taken_at > LATE
+            if found is not None and found.deliveries and late and not box.closed:
+                box.offer(Arrived(request.consumer, positions_of(found.deliveries)))
 
         try:
             found = await self._call(box, request, timeout)
@@ -248,3 +280,8 @@ def start_of(start_id: str | None, start_ms: int | None) -> str:
         # Everything at or after that millisecond: so the position is the very last before it.
         return "0-0" if start_ms == 0 else f"{start_ms - 1}-{2**63 - 1}"
     return "$" if start_id == "$" else str(Position.parse(start_id or ""))
+
+
+def _check_settings(topic: Topic, settings: GroupSettings) -> None:
+    if settings.dead_letter_topic is not None and check_topic(settings.dead_letter_topic) == topic.name:
+        raise InvalidRequest("dead letters cannot go to the topic they come from", topic=topic.name)

@@ -13,26 +13,24 @@ from itertools import chain
 from typing import Any
 
 from openstream_runtime.domain.events import Delivery
-from openstream_runtime.domain.names import RELEASED
+from openstream_runtime.domain.names import RELEASED, RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, format_position, parse_position
 from openstream_runtime.log.lane import Lane
+from openstream_runtime.log.redelivery import RedisRedelivery, chunks, keys_of
 from openstream_runtime.log.scripts import Arg, Call, Script
 from openstream_runtime.ports import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
 
-#: Ids of one ack or one release.
-_IDS = 1_000
 #: Entries counted at most when Redis cannot tell a group's lag.
 _LAG_COUNT = 10_000
 
 
-class RedisGroups:
+class RedisGroups(RedisRedelivery):
     """The groups. Whatever hands out events or moves them is sent once; looking and acking may be asked again."""
 
     def __init__(self, writes: Lane, reads: Lane) -> None:
-        self._writes = writes
-        self._reads = reads
+        super().__init__(writes, reads)
         #: Pending entries found trimmed away by strangers before anybody acked them, since this node began.
         self.vanished = 0
 
@@ -43,7 +41,7 @@ class RedisGroups:
         return await self._place(topic, group, positions, leave=False)
 
     async def _place(self, topic: str, group: str, positions: Mapping[int, str], *, leave: bool) -> Placed:
-        calls: list[Call] = [(_keys(topic, p, group), [group, at, int(leave)]) for p, at in positions.items()]
+        calls: list[Call] = [(keys_of(topic, p, group), [group, at, int(leave)]) for p, at in positions.items()]
         replies = dict(zip(positions, await self._writes.run_each(scripts.GROUP_SET_POSITION, calls), strict=True))
         done = {p: (dropped, parse_position(at)) for p, (dropped, at) in replies.items() if dropped >= 0}
         return Placed(
@@ -53,7 +51,7 @@ class RedisGroups:
         )
 
     async def delete(self, topic: str, group: str, partitions: Sequence[int]) -> int:
-        calls: list[Call] = [(_keys(topic, p, group), [group]) for p in partitions]
+        calls: list[Call] = [(keys_of(topic, p, group), [group]) for p in partitions]
         return sum(await self._writes.run_each(scripts.GROUP_DELETE, calls))
 
     async def read(
@@ -67,8 +65,9 @@ class RedisGroups:
         max_bytes: int = 8 << 20,
         persisted: bool = False,
         hot_only: bool = False,
+        max_deliveries: int | None = None,
     ) -> GroupRead:
-        args: list[Arg] = [group, consumer, count, max_bytes, int(persisted), int(hot_only)]
+        args: list[Arg] = [group, consumer, count, max_bytes, max_deliveries or 0, int(persisted), int(hot_only)]
         return await self._hand_out(scripts.GROUP_READ, topic, partitions, args)
 
     async def advance(
@@ -76,13 +75,13 @@ class RedisGroups:
     ) -> bool:
         args: list[Arg] = [group, consumer, format_position(cold.after), format_position(upto)]
         args += map(format_position, positions)
-        return bool(await self._writes.run(scripts.GROUP_ADVANCE, _keys(topic, cold.partition, group), args))
+        return bool(await self._writes.run(scripts.GROUP_ADVANCE, keys_of(topic, cold.partition, group), args))
 
     async def ack(self, topic: str, group: str, items: Mapping[int, Sequence[Position]]) -> int:
         calls: list[Call] = [
-            (_keys(topic, partition, group), [group, *ids])
+            (keys_of(topic, partition, group), [group, *ids])
             for partition, positions in items.items()
-            for ids in _chunks(positions)
+            for ids in chunks(positions)
         ]
         return sum(await self._reads.run_each(scripts.GROUP_ACK, calls))
 
@@ -96,30 +95,27 @@ class RedisGroups:
         min_idle_ms: int,
         count: int,
         max_bytes: int = 8 << 20,
+        max_deliveries: int | None = None,
     ) -> GroupRead:
-        args: list[Arg] = [group, consumer, count, max_bytes, min_idle_ms]
+        args: list[Arg] = [group, consumer, count, max_bytes, max_deliveries or 0, min_idle_ms]
         return await self._hand_out(scripts.GROUP_CLAIM, topic, partitions, args)
 
     async def release(
         self, topic: str, group: str, consumer: str, items: Mapping[int, Sequence[Position]], *, undelivered: bool
     ) -> int:
         calls: list[Call] = [
-            (_keys(topic, partition, group), [group, consumer, RELEASED, int(undelivered), *ids])
+            (keys_of(topic, partition, group), [group, consumer, RELEASED, int(undelivered), *ids])
             for partition, positions in items.items()
-            for ids in _chunks(positions)
+            for ids in chunks(positions)
         ]
         return sum(await self._writes.run_each(scripts.GROUP_RELEASE, calls))
 
-    async def release_idle(self, topic: str, group: str, partition: int, *, min_idle_ms: int, count: int) -> int:
-        args: list[Arg] = [group, RELEASED, min_idle_ms, count]
-        return int(await self._writes.run(scripts.GROUP_RELEASE_IDLE, _keys(topic, partition, group), args))
-
     async def remove_idle_consumers(self, topic: str, group: str, partition: int, *, min_idle_ms: int) -> int:
-        args: list[Arg] = [group, RELEASED, min_idle_ms]
-        return int(await self._writes.run(scripts.CONSUMERS_REMOVE, _keys(topic, partition, group), args))
+        args: list[Arg] = [group, RESERVED_CONSUMER_PREFIX, min_idle_ms]
+        return int(await self._writes.run(scripts.CONSUMERS_REMOVE, keys_of(topic, partition, group), args))
 
     async def describe(self, topic: str, group: str, partitions: Sequence[int]) -> list[GroupPartition]:
-        calls: list[Call] = [(_keys(topic, partition, group), [group, _LAG_COUNT]) for partition in partitions]
+        calls: list[Call] = [(keys_of(topic, partition, group), [group, _LAG_COUNT]) for partition in partitions]
         replies = await self._reads.run_each(scripts.GROUP_DESCRIBE, calls)
         return [_described(partition, reply) for partition, reply in zip(partitions, replies, strict=True)]
 
@@ -135,8 +131,8 @@ class RedisGroups:
 
     async def _hand_out(self, script: Script, topic: str, partitions: Sequence[int], args: Sequence[Arg]) -> GroupRead:
         group = str(args[0])
-        names = list(chain.from_iterable(_keys(topic, partition, group) for partition in partitions))
-        pages, missing, tails, vanished, cold, unpersisted = await self._writes.run(script, names, args)
+        names = list(chain.from_iterable(keys_of(topic, partition, group) for partition in partitions))
+        pages, missing, tails, vanished, cold, unpersisted, due = await self._writes.run(script, names, args)
         self.vanished += vanished
         deliveries: list[Delivery] = []
         stubs: list[Stub] = []
@@ -157,17 +153,8 @@ class RedisGroups:
             stubs,
             Cold(partitions[cold[0] - 1], parse_position(cold[1]), parse_position(cold[2])) if cold else None,
             bool(unpersisted),
+            due if due >= 0 else None,
         )
-
-
-def _keys(topic: str, partition: int, group: str) -> list[bytes]:
-    at = TopicPartition(topic, partition)
-    return [keys.stream(at), keys.meta(at), keys.side(at, group)]
-
-
-def _chunks(positions: Sequence[Position]) -> list[list[bytes]]:
-    ids = [format_position(position) for position in positions]
-    return [ids[start : start + _IDS] for start in range(0, len(ids), _IDS)]
 
 
 def _lows(partition: int, reply: Any) -> dict[str, GroupLow]:
@@ -186,9 +173,10 @@ def _described(partition: int, reply: Any) -> GroupPartition:
     known: dict[str, ConsumerInfo] = {}  # one may hold entries of the stream and of its side stream
     for name, held, idle in consumers:
         told = name.decode(errors="replace")
+        if told.startswith(RESERVED_CONSUMER_PREFIX):
+            continue
         other = known.get(told, ConsumerInfo(told, 0, idle))
         known[told] = ConsumerInfo(told, other.pending + held, min(other.idle_ms, idle))
-    known.pop(RELEASED, None)
     return GroupPartition(
         partition,
         parse_position(at),

@@ -37,12 +37,19 @@ def sides(at: TopicPartition) -> bytes:
 
 
 def side(at: TopicPartition, group: str) -> bytes:
-    """Stream of stubs: what a group holds unacked of entries that were trimmed. Its one consumer group is the group."""
+    """Stream of stubs: what a group holds unacked of entries that were trimmed. Its one consumer group is the group.
+
+    Beside it stand, with the same name and `:due`, a sorted set of delayed entries by the time they are due, and with
+    `:dead` a stream of what waits to be moved to the dead-letter topic. Scripts make these names of this one.
+    """
     return sides(at) + group.encode()
 
 
 def marks(at: TopicPartition, replay: str) -> bytes:
-    """Hash, one for each replay into this partition: source partition → last source position appended, and `end`."""
+    """Hash, one for each replay into this partition: source partition → last source position appended, and `end`.
+
+    Also for dead letters and what is redriven of them; those stay, a field for each partition they come from.
+    """
     return b"{%b}:replay:%b" % (stream(at), replay.encode())
 
 

@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError
 from openstream_runtime.domain.errors import LeaseLost, NotFound, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import END
-from openstream_runtime.domain.names import RELEASED
+from openstream_runtime.domain.names import RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.producers import MEMORY, Memory
 from openstream_runtime.domain.topics import Topic
@@ -210,7 +210,7 @@ class RedisEvents:
         return [parse_position(found) if (found := answer(reply)) else ZERO for reply in replies]
 
     async def stats(self, partitions: Sequence[TopicPartition]) -> list[StreamStats]:
-        calls = [(_fixed(at), [RELEASED]) for at in partitions]
+        calls = [(_fixed(at), [RESERVED_CONSUMER_PREFIX]) for at in partitions]
         return [_stats(reply) for reply in await self._reads.run_each(scripts.STATS, calls)]
 
     async def memory(self) -> Mapping[str, int]:

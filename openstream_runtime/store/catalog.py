@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import errors, sql
 
 from openstream_runtime.domain.errors import Conflict, NotFound
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
+from openstream_runtime.domain.topics import Group, GroupSettings, Topic, TopicSettings, Visibility
 from openstream_runtime.store.partitions import Place, TimePartitions, identifier, name_of
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
@@ -25,7 +25,7 @@ _IS_DELETING, _LOCK_TOPIC = query("is_deleting"), query("lock_topic")
 _PURGE_QUARANTINE = query("purge_quarantine")
 _PURGE_REST = (query("purge_groups"), query("purge_partitions"), query("purge_topic"))
 _GROUPS, _GROUP, _SHARE_TOPIC = query("groups"), query("group"), query("share_topic")
-_CREATE_GROUP, _DELETE_GROUP = query("create_group"), query("delete_group")
+_CREATE_GROUP, _ALTER_GROUP, _DELETE_GROUP = query("create_group"), query("alter_group"), query("delete_group")
 
 
 class PostgresCatalog:
@@ -129,20 +129,36 @@ class PostgresCatalog:
         return _as_group(rows[0]) if rows else None
 
     async def create_group(
-        self, topic: Topic, name: str, start_id: str, visibility: Visibility = Visibility.APPENDED
+        self,
+        topic: Topic,
+        name: str,
+        start_id: str,
+        visibility: Visibility = Visibility.APPENDED,
+        settings: GroupSettings = GroupSettings(),
     ) -> tuple[Group, bool]:
         """The group and whether it is new; one that exists is given back as it is. NotFound: the topic is gone."""
 
         async def create(connection: Connection) -> tuple[Group, bool]:
             if not await _fetch(connection, _SHARE_TOPIC, [topic.id]):
                 raise NotFound("there is no such topic", topic=topic.name)
-            new = await _fetch(connection, _CREATE_GROUP, [topic.id, name, start_id, visibility])
+            values = [topic.id, name, start_id, visibility, *_group_values(settings)]
+            new = await _fetch(connection, _CREATE_GROUP, values)
             if new:
                 await connection.execute(_BUMP)
             (row,) = await _fetch(connection, _GROUP, [topic.name, name])
             return _as_group(row), bool(new)
 
         return await self._pool.transact(create)
+
+    async def alter_group(self, topic: Topic, name: str, settings: GroupSettings) -> Group | None:
+        async def alter(connection: Connection) -> Group | None:
+            if not await _count(connection, _ALTER_GROUP, [*_group_values(settings), topic.id, name]):
+                return None
+            await connection.execute(_BUMP)
+            rows = await _fetch(connection, _GROUP, [topic.name, name])
+            return _as_group(rows[0]) if rows else None
+
+        return await self._pool.transact(alter)
 
     async def delete_group(self, topic: Topic, name: str) -> bool:
         async def delete(connection: Connection) -> bool:
@@ -163,8 +179,12 @@ def _as_topic(row: tuple[Any, ...]) -> Topic:
 
 
 def _as_group(row: tuple[Any, ...]) -> Group:
-    topic_id, topic, name, start_id, created_ms, visibility = row
-    return Group(topic_id, topic, name, start_id, created_ms, Visibility(visibility))
+    topic_id, topic, name, start_id, created_ms, visibility, *settings = row
+    return Group(topic_id, topic, name, start_id, created_ms, Visibility(visibility), GroupSettings(*settings))
+
+
+def _group_values(settings: GroupSettings) -> tuple[object, ...]:
+    return settings.max_deliveries, settings.claim_idle_ms, settings.dead_letter_topic, settings.paused
 
 
 async def _find(connection: Connection, name: str) -> Topic | None:

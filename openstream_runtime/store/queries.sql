@@ -144,14 +144,16 @@ DELETE FROM openstream.partitions WHERE topic_id = %s
 DELETE FROM openstream.topics WHERE id = %s
 
 -- name: groups
-SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint, g.visibility
+SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint, g.visibility,
+       g.max_deliveries, g.claim_idle_ms, g.dead_letter_topic, g.paused
 FROM openstream.groups g
 JOIN openstream.topics t ON t.id = g.topic_id
 WHERE t.deleting_at IS NULL
 ORDER BY t.name, g.name
 
 -- name: group
-SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint, g.visibility
+SELECT g.topic_id, t.name, g.name, g.start_id, (extract(epoch FROM g.created_at) * 1000)::bigint, g.visibility,
+       g.max_deliveries, g.claim_idle_ms, g.dead_letter_topic, g.paused
 FROM openstream.groups g
 JOIN openstream.topics t ON t.id = g.topic_id
 WHERE t.deleting_at IS NULL AND t.name = %s AND g.name = %s
@@ -161,8 +163,16 @@ WHERE t.deleting_at IS NULL AND t.name = %s AND g.name = %s
 SELECT 1 FROM openstream.topics WHERE id = %s AND deleting_at IS NULL FOR SHARE
 
 -- name: create_group
-INSERT INTO openstream.groups (topic_id, name, start_id, visibility) VALUES (%s, %s, %s, %s)
+INSERT INTO openstream.groups (topic_id, name, start_id, visibility,
+                               max_deliveries, claim_idle_ms, dead_letter_topic, paused)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT DO NOTHING RETURNING 1
+
+-- name: alter_group
+UPDATE openstream.groups g
+SET max_deliveries = %s, claim_idle_ms = %s, dead_letter_topic = %s, paused = %s
+FROM openstream.topics t
+WHERE t.id = g.topic_id AND t.deleting_at IS NULL AND g.topic_id = %s AND g.name = %s
 
 -- name: delete_group
 DELETE FROM openstream.groups g
@@ -459,3 +469,15 @@ RETURNING 1
 
 -- name: release_replay
 UPDATE openstream.replays SET owner = NULL, lease_until = NULL, rate = 0 WHERE id = %s AND epoch = %s AND NOT settled
+
+-- name: redriven
+SELECT ms, seq FROM openstream.redriven
+WHERE topic_id = %s AND partition = %s AND (ms, seq) IN (SELECT * FROM unnest(%s::bigint[], %s::bigint[]))
+
+-- name: record_redriven
+-- Of topics that are there: the letters of one that was deleted meanwhile are gone.
+INSERT INTO openstream.redriven (topic_id, partition, ms, seq, target)
+SELECT t.id, %s, u.ms, u.seq, %s
+FROM unnest(%s::bigint[], %s::bigint[]) AS u (ms, seq)
+JOIN openstream.topics t ON t.id = %s
+ON CONFLICT DO NOTHING

@@ -13,6 +13,7 @@ from openstream_runtime.store.history import PostgresHistory
 from openstream_runtime.store.partitions import TimePartitions
 from openstream_runtime.store.pool import Limits, Pool, open_pool
 from openstream_runtime.store.positions import PostgresGroupPositions
+from openstream_runtime.store.redrives import PostgresRedrives
 from openstream_runtime.store.replays import PostgresReplays
 from openstream_runtime.store.schema import check_schema
 
@@ -26,6 +27,7 @@ class Store:
     history: PostgresHistory
     positions: PostgresGroupPositions
     replays: PostgresReplays
+    redrives: PostgresRedrives
     _pool: Pool
     _partitions: TimePartitions
     _expiry: Expiry
@@ -74,6 +76,7 @@ async def open_store(
             PostgresHistory(pool),
             PostgresGroupPositions(pool),
             PostgresReplays(pool),
+            PostgresRedrives(pool),
             pool,
             partitions,
             Expiry(pool, partitions),

@@ -93,6 +93,11 @@ class Metrics:
             "openstream_consumer_released_total", "Events given back to a group for another delivery.", _TOPIC_GROUP
         )
 
+        self._nacked = counter("openstream_nacks_total", "Events that consumers of a group gave back.", _TOPIC_GROUP)
+        self._dead_letters = counter(
+            "openstream_dead_letters_total", "Events a group gave up on, moved to its dead-letter topic.", _TOPIC_GROUP
+        )
+
         # Persisting.
         self._persisted = counter(
             "openstream_persisted_total", "Events of a partition committed to PostgreSQL.", _TOPIC_PARTITION
@@ -157,6 +162,8 @@ class Metrics:
         self._acks = Series(self._acked)
         self._claims = Series(self._claimed)
         self._releases = Series(self._released)
+        self._nacks = Series(self._nacked)
+        self._deaths = Series(self._dead_letters)
         self._replays = Series(self._replayed)
         # Closed sets by intent. The bounds hold when somebody passes a raw path or an error's text one day.
         self._statuses = Kinds(self._requests, 64)
@@ -196,6 +203,12 @@ class Metrics:
 
     def released(self, topic: str, group: str, events: int) -> None:
         self._releases.add((topic, group), events)
+
+    def nacked(self, topic: str, group: str, events: int) -> None:
+        self._nacks.add((topic, group), events)
+
+    def dead_lettered(self, topic: str, group: str, events: int) -> None:
+        self._deaths.add((topic, group), events)
 
     def persisted(self, topic: str, partition: int, events: int, quarantined: int) -> None:
         persisted, refused = self._persists[topic, partition]
@@ -288,6 +301,8 @@ class Metrics:
             self._acks,
             self._claims,
             self._releases,
+            self._nacks,
+            self._deaths,
             self._replays,
             self._persist_delays,
             self._delivery_delays,
@@ -297,7 +312,15 @@ class Metrics:
 
     def forget_group(self, topic: str, group: str) -> None:
         """Drop every series of a deleted group."""
-        for series in (self._reads, self._acks, self._claims, self._releases, self._delivery_delays):
+        for series in (
+            self._reads,
+            self._acks,
+            self._claims,
+            self._releases,
+            self._nacks,
+            self._deaths,
+            self._delivery_delays,
+        ):
             series.forget(topic, group)
 
     def exposition(self, accept: str) -> tuple[str, bytes]:

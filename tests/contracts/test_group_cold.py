@@ -101,7 +101,7 @@ async def test_what_is_held_when_it_is_trimmed_comes_again_as_a_stub_with_its_co
     assert list(claimed.stubs) == [Stub(0, one, 3 if n < 12 else 2) for n, one in enumerate(positions)]
     assert await log.groups.ack(topic.name, "g", {0: positions[:5]}) == 5
     assert await log.groups.release(topic.name, "g", "c", {0: positions[3:7]}, undelivered=True) == 2
-    assert await log.groups.release_idle(topic.name, "g", 0, min_idle_ms=0, count=9) == 9
+    assert (await log.groups.release_idle(topic.name, "g", 0, min_idle_ms=0, count=9)).again == 9
     again = await read(log, topic, "d")
     assert [one.position for one in again.stubs] == [*positions[5:16]]
     assert [one.deliveries for one in again.stubs][:2] == [3, 3]

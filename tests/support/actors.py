@@ -125,6 +125,12 @@ class Recorder:
     def released(self, topic: str, group: str, events: int) -> None:
         self.calls.append(("released", (topic, group, events)))
 
+    def nacked(self, topic: str, group: str, events: int) -> None:
+        self.calls.append(("nacked", (topic, group, events)))
+
+    def dead_lettered(self, topic: str, group: str, events: int) -> None:
+        self.calls.append(("dead_lettered", (topic, group, events)))
+
     def persisted(self, topic: str, partition: int, events: int, quarantined: int) -> None:
         self.calls.append(("persisted", (topic, partition, events, quarantined)))
 
@@ -242,6 +248,7 @@ def make_world(
         history=FakeHistory(store),
         positions=positions,
         replays=store.replays,
+        redrives=store.redrives,
         clock=FakeClock(log.redis),
         meter=meter,
         board=Board(NodeInfo(name, f"http://{name}:8000", 1, "test")),

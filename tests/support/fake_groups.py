@@ -9,12 +9,11 @@ from openstream_runtime.domain.history import before
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.ports import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
+from support.fake_redelivery import FakeRedelivery, condemn, end_delays, is_ours
 from support.fake_redis import FakeGroup, FakeRedis, FakeStream, Pending
 
 
-class FakeGroups:
-    def __init__(self, redis: FakeRedis) -> None:
-        self._redis = redis
+class FakeGroups(FakeRedelivery):
 
     async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
         return await self._redis.write("create", lambda: self._place(topic, group, positions, leave=True))
@@ -37,6 +36,7 @@ class FakeGroups:
             dropped += len(old.pending) if old else 0
             position = stream.last if text == "$" else Position.parse(text)
             stream.groups[group] = FakeGroup(position, cold=position < stream.trimmed)
+            stream.groups[group].last_dead = old.last_dead if old else ZERO
             placed[partition] = position
         return Placed(placed, dropped, tuple(unverified))
 
@@ -58,9 +58,10 @@ class FakeGroups:
         max_bytes: int = 8 << 20,
         persisted: bool = False,
         hot_only: bool = False,
+        max_deliveries: int | None = None,
     ) -> GroupRead:
         def do() -> GroupRead:
-            hand = _Hand(self._redis, consumer, count, max_bytes)
+            hand = _Hand(self._redis, consumer, count, max_bytes, max_deliveries)
             missing, cold, unpersisted = [], None, False
             for partition in partitions:
                 if hand.full():
@@ -70,6 +71,7 @@ class FakeGroups:
                     missing.append(partition)
                     continue
                 stream, upto = self._redis.streams[at], self._redis.meta[at].pid
+                hand.look_at(end_delays(self._redis, found))
                 hand.take(partition, stream, found, found.held_by(RELEASED))
                 found.consumers[consumer] = self._redis.now_ms()
                 if found.cold:
@@ -89,7 +91,7 @@ class FakeGroups:
             tails = {}
             if not hand.taken:
                 tails = {p: stream.tail() for p, stream in self._streams(topic, partitions) if p not in missing}
-            return GroupRead(hand.deliveries, tails, sorted(missing), hand.stubs, cold, unpersisted)
+            return GroupRead(hand.deliveries, tails, sorted(missing), hand.stubs, cold, unpersisted, hand.due_ms)
 
         return await self._redis.write("read", do)
 
@@ -153,9 +155,10 @@ class FakeGroups:
         min_idle_ms: int,
         count: int,
         max_bytes: int = 8 << 20,
+        max_deliveries: int | None = None,
     ) -> GroupRead:
         def do() -> GroupRead:
-            hand = _Hand(self._redis, consumer, count, max_bytes)
+            hand = _Hand(self._redis, consumer, count, max_bytes, max_deliveries)
             missing = []
             for partition in partitions:
                 if hand.full():
@@ -165,11 +168,12 @@ class FakeGroups:
                     missing.append(partition)
                     continue
                 stream = self._redis.streams[at]
+                hand.look_at(end_delays(self._redis, found))
                 released = found.held_by(RELEASED)
-                idle = [position for position in self._idle(found, min_idle_ms) if position not in released]
+                idle = [one for one in self._idle(found, min_idle_ms) if not is_ours(found.pending[one].consumer)]
                 hand.take(partition, stream, found, released)
                 hand.take(partition, stream, found, idle)
-            return GroupRead(hand.deliveries, {}, sorted(missing), hand.stubs)
+            return GroupRead(hand.deliveries, {}, sorted(missing), hand.stubs, due_ms=hand.due_ms)
 
         return await self._redis.write("claim", do)
 
@@ -190,23 +194,13 @@ class FakeGroups:
 
         return await self._redis.write("release", do)
 
-    async def release_idle(self, topic: str, group: str, partition: int, *, min_idle_ms: int, count: int) -> int:
-        def do() -> int:
-            at = TopicPartition(topic, partition)
-            if (found := self._redis.group(at, group)) is None:
-                return 0
-            held = [p for p in self._idle(found, min_idle_ms) if found.pending[p].consumer != RELEASED]
-            return sum(self._release(self._redis.streams[at], found, position, 0) for position in held[:count])
-
-        return await self._redis.write("release_idle", do)
-
     async def remove_idle_consumers(self, topic: str, group: str, partition: int, *, min_idle_ms: int) -> int:
         def do() -> int:
             if (found := self._redis.group(TopicPartition(topic, partition), group)) is None:
                 return 0
             oldest = self._redis.now_ms() - min_idle_ms
             idle = [name for name, seen in found.consumers.items() if seen <= oldest and not found.held_by(name)]
-            gone = [name for name in idle if name != RELEASED]
+            gone = [name for name in idle if not is_ours(name)]
             for name in gone:
                 del found.consumers[name]
             return len(gone)
@@ -226,7 +220,7 @@ class FakeGroups:
         consumers = [
             ConsumerInfo(name, len(found.held_by(name)), now - seen)
             for name, seen in sorted(found.consumers.items())
-            if name != RELEASED
+            if not is_ours(name)
         ]
         age = max(0, now - waiting[0].position.ms) if waiting else 0
         cold_upto = stream.trimmed if found.cold else None
@@ -234,19 +228,6 @@ class FakeGroups:
         return GroupPartition(
             partition, found.at, len(found.pending), stream.lag(found), age, consumers, cold_upto, ahead
         )
-
-    def _idle(self, group: FakeGroup, min_idle_ms: int) -> list[Position]:
-        now = self._redis.now_ms()
-        return sorted(position for position, one in group.pending.items() if now - one.since_ms >= min_idle_ms)
-
-    def _release(self, stream: FakeStream, group: FakeGroup, position: Position, uncounted: int) -> int:
-        if position not in stream.entries and position > stream.trimmed:
-            del group.pending[position]
-            return 0
-        one = group.pending[position]
-        one.consumer, one.since_ms, one.times = RELEASED, self._redis.now_ms(), max(0, one.times - uncounted)
-        group.consumers[RELEASED] = one.since_ms
-        return 1
 
     def _streams(self, topic: str, partitions: Sequence[int]) -> Iterator[tuple[int, FakeStream]]:
         for partition in partitions:
@@ -257,10 +238,14 @@ class FakeGroups:
 class _Hand:
     """Hands out entries until there are enough."""
 
-    def __init__(self, redis: FakeRedis, consumer: str, count: int, max_bytes: int) -> None:
+    def __init__(
+        self, redis: FakeRedis, consumer: str, count: int, max_bytes: int, max_deliveries: int | None
+    ) -> None:
         self.deliveries: list[Delivery] = []
         self.stubs: list[Stub] = []
+        self.due_ms: int | None = None
         self._redis, self._consumer, self._count, self._room = redis, consumer, count, max_bytes
+        self._most = max_deliveries
 
     @property
     def taken(self) -> int:
@@ -268,6 +253,10 @@ class _Hand:
 
     def full(self) -> bool:
         return self.taken >= self._count or self._room <= 0
+
+    def look_at(self, due_ms: int | None) -> None:
+        known = [one for one in (self.due_ms, due_ms) if one is not None]
+        self.due_ms = min(known, default=None)
 
     def take(self, partition: int, stream: FakeStream, group: FakeGroup, positions: Sequence[Position]) -> None:
         for position in positions:
@@ -278,6 +267,9 @@ class _Hand:
                 del group.pending[position]
                 continue
             one = group.pending[position]
+            if self._most and one.times >= self._most:
+                condemn(self._redis, group, position, "timed_out")
+                continue
             one.consumer, one.since_ms, one.times = self._consumer, self._redis.now_ms(), one.times + 1
             group.consumers[self._consumer] = one.since_ms
             if event is None:

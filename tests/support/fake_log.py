@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from openstream_runtime.domain.errors import LeaseLost, NotFound, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import END, before
-from openstream_runtime.domain.names import RELEASED
+from openstream_runtime.domain.names import RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.producers import MEMORY, Memory
 from openstream_runtime.domain.topics import Topic
@@ -206,7 +206,7 @@ class FakeEvents:
             [
                 GroupStats(
                     name,
-                    len(group.consumers.keys() - {RELEASED}),
+                    sum(not one.startswith(RESERVED_CONSUMER_PREFIX) for one in group.consumers),
                     len(group.pending),
                     stream.lag(group),
                     group.at,

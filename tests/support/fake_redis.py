@@ -32,6 +32,8 @@ class Pending:
     consumer: str
     since_ms: int
     times: int
+    #: When it is handed out again, held by DELAYED.
+    due_ms: int = 0
 
 
 @dataclass
@@ -42,6 +44,9 @@ class FakeGroup:
     #: Entries between `at` and the end of what was trimmed, while it is cold; None when nobody counted them.
     cold_count: int | None = None
     pending: dict[Position, Pending] = field(default_factory=dict)
+    #: What waits to be moved to the dead-letter topic, in order: where it waits, position, times, holder, reason.
+    dead: dict[Position, tuple[Position, int, str, str]] = field(default_factory=dict)
+    last_dead: Position = ZERO
     #: When each consumer was last seen.
     consumers: dict[str, int] = field(default_factory=dict)
 

@@ -15,8 +15,9 @@ import anyio.lowlevel
 from openstream_runtime.domain.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
+from openstream_runtime.domain.topics import Group, GroupSettings, Topic, TopicSettings, Visibility
 from openstream_runtime.ports import Committed, FencedOff, Holding, PersistBatch
+from support.fake_redrives import FakeRedrives
 from support.fake_replays import FakeReplays
 
 Key = tuple[int, int]
@@ -88,6 +89,7 @@ class FakeStore:
         self.events = FakeEvents(self)
         self.catalog = FakeCatalog(self)
         self.replays = FakeReplays(self)
+        self.redrives = FakeRedrives(self)
 
     # ---- what a test looks at and does
 
@@ -343,7 +345,12 @@ class FakeCatalog:
         return None if known is None or known.deleting else self._store._groups.get((known.id, name))
 
     async def create_group(
-        self, topic: Topic, name: str, start_id: str, visibility: Visibility = Visibility.APPENDED
+        self,
+        topic: Topic,
+        name: str,
+        start_id: str,
+        visibility: Visibility = Visibility.APPENDED,
+        settings: GroupSettings = GroupSettings(),
     ) -> tuple[Group, bool]:
         store = self._store
         await store._call("create_group")
@@ -351,10 +358,20 @@ class FakeCatalog:
             raise NotFound("there is no such topic", topic=topic.name)
         if (topic.id, name) in store._groups:
             return store._groups[topic.id, name], False
-        group = Group(topic.id, topic.name, name, start_id, store.now_ms(), visibility)
+        group = Group(topic.id, topic.name, name, start_id, store.now_ms(), visibility, settings)
         store._groups[topic.id, name] = group
         store._version += 1
         return group, True
+
+    async def alter_group(self, topic: Topic, name: str, settings: GroupSettings) -> Group | None:
+        store = self._store
+        await store._call("alter_group")
+        group = store._groups.get((topic.id, name))
+        if group is None or not self._is_open(topic.id):
+            return None
+        store._groups[topic.id, name] = replace(group, settings=settings)
+        store._version += 1
+        return store._groups[topic.id, name]
 
     async def delete_group(self, topic: Topic, name: str) -> bool:
         store = self._store

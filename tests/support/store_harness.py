@@ -13,6 +13,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import Cursor, Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.ports import Catalog, EventStore, GroupPositions, History, PersistBatch
+from openstream_runtime.redelivery_ports import Redrives
 from openstream_runtime.replay_ports import Replays
 from openstream_runtime.store import Store, migrate, open_store
 from support.fake_history import FakeGroupPositions, FakeHistory, drop_below, raise_floor
@@ -27,6 +28,7 @@ class StoreUnderTest(Protocol):
     history: History
     positions: GroupPositions
     replays: Replays
+    redrives: Redrives
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]: ...
 
@@ -53,6 +55,7 @@ class FakeUnderTest:
         self.history: History = FakeHistory(self.store)
         self.positions: GroupPositions = FakeGroupPositions(self.store)
         self.replays: Replays = self.store.replays
+        self.redrives: Redrives = self.store.redrives
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]:
         return self.store.rows(topic_id, partition)
@@ -82,6 +85,7 @@ class RealUnderTest:
         self.history: History = store.history
         self.positions: GroupPositions = store.positions
         self.replays: Replays = store.replays
+        self.redrives: Redrives = store.redrives
         self.database_url = database_url
 
     async def rows(self, topic_id: int, partition: int) -> list[tuple[int, StoredEvent]]:

@@ -1,5 +1,5 @@
--- KEYS stream, meta and side stream of each partition, in the order to serve them. ARGV group, consumer, count, bytes,
--- least idle time in ms. Answers as group_read does, without ids to wait for.
+-- KEYS stream, meta and side stream of each partition, in the order to serve them. ARGV group, consumer, count, bytes, how
+-- often an entry may be handed out, least idle time in ms. Answers as group_read does, without ids to wait for.
 local function take_idle(index, stream, are_stubs)
   local from = '-'
   -- What was released and is taken already has been idle for no time, and that is enough when none is asked for.
@@ -11,21 +11,22 @@ local function take_idle(index, stream, are_stubs)
   end
   while not full() do
     local size = page_size()
-    local pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[5], from, '+', size)
+    local pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[6], from, '+', size)
     if #pending > 0 then
       from = '(' .. pending[#pending][1]
       local others = {}
       for _, one in ipairs(pending) do
-        if not taken[one[1]] then others[#others + 1] = one end
+        if not taken[one[1]] and not is_ours(one[2]) then others[#others + 1] = one end
       end
-      if #others > 0 then take_over(index, stream, others, ARGV[5], are_stubs) end
+      if #others > 0 then take_over(index, stream, others, ARGV[6], are_stubs) end
     end
     if #pending < size then break end
   end
 end
 
-for index, stream, _, side in partitions() do
+for index, stream, _, side, beside in partitions() do
   if full() then break end
+  end_delays(stream, beside)
   if side then
     take_released(index, side, true)
     take_idle(index, side, true)
@@ -36,4 +37,4 @@ for index, stream, _, side in partitions() do
     take_idle(index, stream)
   end
 end
-return { pages, missing, {}, vanished, {}, 0 }
+return { pages, missing, {}, vanished, {}, 0, due }

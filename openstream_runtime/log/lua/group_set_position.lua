@@ -16,7 +16,8 @@ else
 end
 local stubs = redis.pcall('XPENDING', side, group)
 if not stubs.err then dropped = dropped + stubs[1] end
-redis.call('UNLINK', side)
+redis.call('UNLINK', side, side .. ':due')
+redis.call('XTRIM', side .. ':dead', 'MAXLEN', 0) -- emptied, not removed: its ids are never used again
 redis.call('HDEL', meta, 'c:' .. group, 'cn:' .. group)
 local added
 if at == '$' then

@@ -2,15 +2,16 @@
 -- KEYS stream, meta and side stream of each partition. A side stream holds stubs: entries whose content PostgreSQL has.
 -- A page is copied into Lua, so pages are small at first and then as large as what was seen allows; the bound on
 -- bytes is passed by one page at most.
-local RELEASED = '~os:released'
+-- Of ARGV: group, consumer, count, bytes, how often an entry may be handed out or 0.
 local FIRST_PAGE, LARGEST_PAGE = 8, 64
 
 local group, consumer = ARGV[1], ARGV[2]
-local wanted, room = tonumber(ARGV[3]), tonumber(ARGV[4])
+local wanted, room, most = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local seen, seen_bytes = 0, 0
 -- pages: {index of the partition, entries, delivery counts or 1, 1 for stubs}; vanished: pending entries that somebody
 -- trimmed away
-local pages, missing, vanished = {}, {}, 0
+-- due: in how many ms the next delayed entry is, -1 when there is none
+local pages, missing, vanished, due = {}, {}, 0, -1
 
 local function page_size()
   if seen == 0 then return math.min(wanted, FIRST_PAGE) end
@@ -22,13 +23,39 @@ local function full()
   return wanted <= 0 or room <= 0
 end
 
--- Partitions in the order to serve them: index, stream, meta, side stream or nil when there is none.
+-- What waited for its time and has had it waits for whoever reads next. In small steps: the next read does the rest.
+local function end_delays(stream, side)
+  local queue = side .. ':due'
+  local first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+  if not first[1] then return end
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  if tonumber(first[2]) <= now then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', queue, '-inf', now, 'LIMIT', 0, 100)) do
+      for _, key in ipairs({ stream, side }) do
+        if pending_of(key, group, id, id, 1, DELAYED)[1] then
+          redis.call('XCLAIM', key, group, RELEASED, 0, id, 'JUSTID')
+        end
+      end
+      redis.call('ZREM', queue, id)
+    end
+    first = redis.call('ZRANGE', queue, 0, 0, 'WITHSCORES')
+  end
+  if first[1] then
+    local wait = math.max(0, first[2] - now)
+    if due < 0 or wait < due then due = wait end
+  end
+end
+
+-- Partitions in the order to serve them: index, stream, meta, side stream or nil when there is none, and its name.
 local function partitions()
   local index = 0
   return function()
     index = index + 1
     local stream, side = KEYS[3 * index - 2], KEYS[3 * index]
-    if stream then return index, stream, KEYS[3 * index - 1], redis.call('EXISTS', side) == 1 and side or nil end
+    if stream then
+      return index, stream, KEYS[3 * index - 1], redis.call('EXISTS', side) == 1 and side or nil, side
+    end
   end
 end
 
@@ -48,9 +75,14 @@ end
 local function take_over(index, stream, pending, min_idle, are_stubs)
   local command, times = { 'XCLAIM', stream, group, consumer, min_idle }, {}
   for _, one in ipairs(pending) do
-    command[#command + 1] = one[1]
-    times[one[1]] = one[4]
+    if most > 0 and one[4] >= most then
+      condemn(stream, KEYS[3 * index], group, one, 'timed_out')
+    else
+      command[#command + 1] = one[1]
+      times[one[1]] = one[4]
+    end
   end
+  if #command == 5 then return end
   local claimed, entries, counts = redis.call(unpack(command)), {}, {}
   for _, entry in ipairs(claimed) do
     if entry and entry[2] then

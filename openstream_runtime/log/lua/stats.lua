@@ -1,4 +1,4 @@
--- KEYS stream, meta, lease, what names of side streams begin with. ARGV name of our consumer.
+-- KEYS stream, meta, lease, what names of side streams begin with. ARGV what names of our consumers begin with.
 -- Answers length, last id, n, pn, pid, lease token, and for each group name, consumers, pending, lag, last id, read.
 local stream = KEYS[1]
 local meta = redis.call('HMGET', KEYS[2], 'n', 'pn', 'pid')
@@ -22,7 +22,7 @@ local groups, length = {}, redis.call('XLEN', stream)
 local function consumers_of(key, name, most)
   if most == 0 then return 0 end
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', key, name)) do
-    if consumer[2] == ARGV[1] then most = most - 1 end
+    if string.sub(consumer[2], 1, #ARGV[1]) == ARGV[1] then most = most - 1 end
   end
   return most
 end

@@ -16,12 +16,13 @@ end
 
 -- Remove every trace of the groups beside the stream.
 local function forget_sides(stream, meta, sides)
+  local function forget(name) redis.call('UNLINK', sides .. name, sides .. name .. ':due', sides .. name .. ':dead') end
   if redis.call('TYPE', stream).ok == 'stream' then
-    for _, group in ipairs(groups_of(stream)) do redis.call('UNLINK', sides .. group['name']) end
+    for _, group in ipairs(groups_of(stream)) do forget(group['name']) end
   end
   for _, field in ipairs(redis.call('HKEYS', meta)) do
     local name = string.match(field, '^c:(.*)$')
-    if name then redis.call('UNLINK', sides .. name) end
+    if name then forget(name) end
   end
 end
 

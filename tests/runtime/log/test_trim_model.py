@@ -35,7 +35,12 @@ step = st.one_of(
     st.tuples(st.just("ack"), number),
     st.tuples(st.just("claim"), st.integers(1, 10)),
     st.tuples(st.just("reset"), number),
+    st.tuples(st.just("nack"), number, st.sampled_from([0, 10**7])),
+    st.tuples(st.just("extend"), number),
+    st.tuples(st.just("reap"), st.integers(1, 10)),
+    st.tuples(st.just("bury"), st.integers(1, 5)),
 )
+MOST = 3  # deliveries
 
 
 class Run:
@@ -82,7 +87,7 @@ class Run:
         await self.log.events.verify(self.topic, 0, cursor(self.position(index)))
 
     async def read(self, count: int) -> object:
-        found = await self.log.groups.read(self.topic.name, "g", "c", [0], count=count)
+        found = await self.log.groups.read(self.topic.name, "g", "c", [0], count=count, max_deliveries=MOST)
         tails = {partition: self.index(tail) for partition, tail in found.tails.items()}
         if found.cold is None:
             return self.told(found), tails
@@ -95,10 +100,30 @@ class Run:
         return self.told(found), tails, cold, moved
 
     async def claim(self, count: int) -> object:
-        return self.told(await self.log.groups.claim(self.topic.name, "g", "c", [0], min_idle_ms=0, count=count))
+        claimed = await self.log.groups.claim(
+            self.topic.name, "g", "c", [0], min_idle_ms=0, count=count, max_deliveries=MOST
+        )
+        return self.told(claimed)
+
+    async def nack(self, index: int, delay_ms: int) -> object:
+        items = {0: [self.position(index)]}
+        return await self.log.groups.nack(self.topic.name, "g", items, delay_ms=delay_ms, max_deliveries=MOST)
+
+    async def extend(self, index: int) -> object:
+        return bool(await self.log.groups.extend(self.topic.name, "g", "c", {0: [self.position(index)]}))
+
+    async def reap(self, count: int) -> object:
+        return await self.log.groups.release_idle(
+            self.topic.name, "g", 0, min_idle_ms=0, count=count, max_deliveries=MOST
+        )
+
+    async def bury(self, count: int) -> object:
+        dead = await self.log.groups.dead(self.topic.name, "g", 0, count=count)
+        return await self.log.groups.bury(self.topic.name, "g", 0, dead)
 
     def told(self, found: GroupRead) -> object:
         assert not (found.cold and found.deliveries)
+        assert all(one.deliveries <= MOST for one in [*found.stubs, *found.deliveries])
         return [(self.index(one.position), one.deliveries) for one in found.stubs], [
             (self.index(one.event.position), one.deliveries) for one in found.deliveries
         ]
@@ -124,7 +149,9 @@ class Run:
         [described] = await self.log.groups.describe(self.topic.name, "g", [0])
         lows = await self.log.groups.lows([at(self.topic)])
         edges = await self.log.events.edges(at(self.topic))
+        dead = await self.log.groups.dead(self.topic.name, "g", 0, count=10_000)
         return (
+            [(self.index(one.position), one.deliveries, one.reason, one.held, one.event is None) for one in dead],
             kept,
             (stats.unpersisted, stats.persisted_count, self.index(stats.persisted), self.index(edges.trimmed)),
             (group.pending, self.index(group.last_delivered), described.pending),
