@@ -17,7 +17,7 @@ from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.producers import Once
 from openstream_runtime.domain.replays import Mark
-from openstream_runtime.domain.topics import Group, GroupSettings, Topic, TopicSettings, Visibility
+from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSettings, Topic, TopicSettings, Visibility
 from openstream_runtime.redelivery_ports import Redelivery
 
 # ---------------------------------------------------------------------------------------------------- the log
@@ -589,7 +589,7 @@ class Catalog(Protocol):
         name: str,
         start_id: str,
         visibility: Visibility = Visibility.APPENDED,
-        settings: GroupSettings = GroupSettings(),
+        settings: GroupSettings = GROUP_DEFAULTS,
     ) -> tuple[Group, bool]: ...
 
     async def alter_group(self, topic: Topic, name: str, settings: GroupSettings) -> Group | None: ...

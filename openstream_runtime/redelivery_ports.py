@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from openstream_runtime.domain.dead_letters import DeadEntry, Redrive
+from openstream_runtime.domain.dead_letters import DeadEntry
 from openstream_runtime.domain.positions import Position
 
 
@@ -78,6 +78,6 @@ class Redrives(Protocol):
         """Those of these letters of a dead-letter topic that went back already."""
         ...
 
-    async def record(self, topic_id: int, partition: int, positions: Sequence[Position], to: Redrive) -> None:
+    async def record(self, topic_id: int, partition: int, positions: Sequence[Position]) -> None:
         """Remember that they did. Again is no error."""
         ...

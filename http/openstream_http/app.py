@@ -17,11 +17,13 @@ from openstream_http.asyncapi import asyncapi
 from openstream_http.auth import Verifier
 from openstream_http.connection import BoundedRequest, Connection, notes
 from openstream_http.dashboard import dashboard
+from openstream_http.dead_letters import dead_letters
 from openstream_http.docs import docs
 from openstream_http.edge import Edge
 from openstream_http.groups import groups
 from openstream_http.guard import Guard
 from openstream_http.history import history
+from openstream_http.holding import holding
 from openstream_http.live import live
 from openstream_http.problems import BY_STATUS, INTERNAL, MALFORMED, Kind, Problem, of_error
 from openstream_http.produce import produce
@@ -39,7 +41,10 @@ from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 #: Seconds to hand an answer to the server: a reader slower than this gets the rest never.
 RESPONSE_TIMEOUT = 60
 BODY_TIMEOUT = 10.0
-_BLUEPRINTS = (tokens, topics, produce, groups, history, replays, watching, asyncapi, live, dashboard, docs)
+_BLUEPRINTS = (
+    tokens, topics, produce, groups, holding, dead_letters, history, replays, watching, asyncapi, live, dashboard,
+    docs,
+)  # fmt: skip
 
 log = structlog.get_logger(__name__)
 

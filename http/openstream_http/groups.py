@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
+from msgspec import UNSET, structs
 from quart import Blueprint, Response, request
 
-from openstream_http import limits, schemas
-from openstream_http.access import permits
+from openstream_http import group_schemas as schemas
+from openstream_http import limits
+from openstream_http.access import permits, principal
 from openstream_http.auth import Role
 from openstream_http.bodies import read_json
 from openstream_http.cloudevents import outgoing
@@ -16,12 +20,15 @@ from openstream_http.connection import Receipt, promise
 from openstream_http.edge import edge
 from openstream_http.negotiation import CLOUD_EVENTS, JSON, VARY, wanted
 from openstream_http.openapi import describes
-from openstream_http.problems import invalid
+from openstream_http.problems import FORBIDDEN, Problem, invalid
 from openstream_http.rendering import handed_out, json_response
+from openstream_http.schemas import decoder_of
+from openstream_runtime.domain.dead_letters import dead_letter_topic
 from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.events import Delivery
-from openstream_runtime.domain.names import check_consumer, check_group
+from openstream_runtime.domain.names import check_consumer, check_group, check_topic
 from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.topics import Group, GroupSettings
 from openstream_runtime.gateway.preview import ResetPreview
 from openstream_runtime.gateway.results import Handout
 from openstream_runtime.ports import GroupPartition
@@ -30,11 +37,12 @@ _GROUPS = "/v1/topics/<topic>/groups"
 _GROUP = f"{_GROUPS}/<group>"
 
 groups = Blueprint("groups", __name__)
-_CREATE = schemas.decoder_of(schemas.GroupRequest)
-_READ = schemas.decoder_of(schemas.ReadRequest)
-_ACK = schemas.decoder_of(schemas.AckRequest)
-_CLAIM = schemas.decoder_of(schemas.ClaimRequest)
-_RESET = schemas.decoder_of(schemas.ResetRequest)
+_CREATE = decoder_of(schemas.GroupRequest)
+_PATCH = decoder_of(schemas.GroupPatch)
+_READ = decoder_of(schemas.ReadRequest)
+_ACK = decoder_of(schemas.AckRequest)
+_CLAIM = decoder_of(schemas.ClaimRequest)
+_RESET = decoder_of(schemas.ResetRequest)
 
 
 @groups.post(_GROUPS)
@@ -51,14 +59,20 @@ async def create_group(topic: str) -> Response:
     Begins at `start_id` (`$` when neither is given) or at `start_ms`. One that exists is left as it is: 200.
     """
     asked = await read_json(_CREATE)
-    name = _named(check_group, asked.group, "group")
+    name = named(check_group, asked.group, "group")
     start_id = _start_id(asked.start_id, asked.start_ms)
     if start_id is None and asked.start_ms is None:
         start_id = "$"
+    _check_dead_letters(asked.dead_letter_topic)
     done = await edge().gateway.create_group(
-        topic, name, start_id=start_id, start_ms=asked.start_ms, visibility=asked.visibility
+        topic,
+        name,
+        start_id=start_id,
+        start_ms=asked.start_ms,
+        visibility=asked.visibility,
+        settings=GroupSettings(asked.max_deliveries, asked.claim_idle_ms, asked.dead_letter_topic, asked.paused),
     )
-    answer = schemas.GroupAnswer(topic, name, done.partitions, done.created, done.group.visibility)
+    answer = schemas.GroupAnswer(**_settings(done.group), partitions=done.partitions, created=done.created)
     if done.is_new:
         return json_response(answer, 201, {"Location": f"/v1/topics/{topic}/groups/{name}"})
     return json_response(answer)
@@ -77,12 +91,28 @@ async def list_groups(topic: str) -> Response:
 @permits(Role.CONSUMER)
 @describes("groups", responses={200: schemas.GroupDescription}, problems=(503,))
 async def describe_group(topic: str, group: str) -> Response:
-    """Where a group stands on each partition."""
+    """What is set on a group, and where it stands on each partition."""
+    settings = _settings(await edge().gateway.group(topic, group))
     found = [_partition(one) for one in await edge().gateway.describe_group(topic, group)]
     lags = [one.lag for one in found if one.lag is not None]
     lag = sum(lags) if len(lags) == len(found) else None
     pending = sum(one.pending for one in found)
-    return json_response(schemas.GroupDescription(topic, group, pending, lag, found))
+    return json_response(schemas.GroupDescription(**settings, pending=pending, lag=lag, partitions=found))
+
+
+@groups.patch(_GROUP)
+@permits(Role.ADMIN)
+@describes("groups", request=schemas.GroupPatch, responses={200: schemas.GroupSettingsAnswer}, problems=(503,))
+async def alter_group(topic: str, group: str) -> Response:
+    """Change what is set on a group; what is left out stays.
+
+    A paused group's reads and claims come back empty until it is resumed; acks, nacks and dead letters go on.
+    """
+    asked = await read_json(_PATCH)
+    changes = {name: value for name, value in structs.asdict(asked).items() if value is not UNSET}
+    _check_dead_letters(changes.get("dead_letter_topic"))
+    altered = await edge().gateway.alter_group(topic, group, lambda settings: replace(settings, **changes))
+    return json_response(schemas.GroupSettingsAnswer(**_settings(altered)))
 
 
 @groups.delete(_GROUP)
@@ -113,7 +143,7 @@ async def read(topic: str, group: str) -> Response:
     """
     media = wanted(JSON, CLOUD_EVENTS)
     asked = await read_json(_READ)
-    consumer = _named(check_consumer, asked.consumer, "consumer")
+    consumer = named(check_consumer, asked.consumer, "consumer")
     partitions = _distinct(asked.partitions)
     handout = await edge().gateway.read(
         topic, group, consumer, count=asked.count, block_ms=asked.block_ms, partitions=partitions
@@ -137,7 +167,7 @@ async def claim(topic: str, group: str) -> Response:
     """
     media = wanted(JSON, CLOUD_EVENTS)
     asked = await read_json(_CLAIM)
-    consumer = _named(check_consumer, asked.consumer, "consumer")
+    consumer = named(check_consumer, asked.consumer, "consumer")
     partitions = _distinct(asked.partitions)
     handout = await edge().gateway.claim(
         topic, group, consumer, min_idle_ms=asked.min_idle_ms, count=asked.count, partitions=partitions
@@ -151,13 +181,7 @@ async def claim(topic: str, group: str) -> Response:
 async def ack(topic: str, group: str) -> Response:
     """Acknowledge events; acking again is no error."""
     asked = await read_json(_ACK)
-    items: dict[int, list[Position]] = {}
-    for index, item in enumerate(asked.items):
-        positions = items.setdefault(item.partition, [])
-        for place, redis_id in enumerate(item.redis_ids):
-            positions.append(_position(redis_id, "items", index, "redis_ids", place))
-    if sum(map(len, items.values())) > limits.MAX_EVENTS:
-        raise invalid(f"expected at most {limits.MAX_EVENTS} ids in all", "items")
+    items = positions_of(asked.items)
     acked = await edge().gateway.ack(topic, group, items)
     return json_response(schemas.Acked(topic, group, acked))
 
@@ -185,6 +209,28 @@ async def reset(topic: str, group: str) -> Response:
     return json_response(
         schemas.ResetAnswer(topic, group, done.start_id, done.updated_partitions, done.discarded_pending)
     )
+
+
+def _settings(group: Group) -> dict[str, Any]:
+    return {
+        "topic": group.topic,
+        "group": group.name,
+        "visibility": group.visibility,
+        "max_deliveries": group.settings.max_deliveries,
+        "claim_idle_ms": group.settings.claim_idle_ms,
+        "dead_letter_topic": dead_letter_topic(group),
+        "paused": group.settings.paused,
+    }
+
+
+def _check_dead_letters(name: str | None) -> None:
+    """The name of a topic, and one the token covers: dead letters are written there."""
+    if name is not None and not principal().allows(named(check_topic, name, "dead_letter_topic")):
+        raise Problem(
+            FORBIDDEN,
+            "the token does not cover the dead-letter topic",
+            headers=[("www-authenticate", 'Bearer error="insufficient_scope"')],
+        )
 
 
 def _hand_over(handout: Handout, topic: str, group: str, consumer: str, media: str, *, claimed: bool) -> Response:
@@ -250,11 +296,23 @@ def _position(text: str, *at: str | int) -> Position:
         raise invalid(error.detail, *at) from None
 
 
-def _named(check: Callable[[str], str], name: str, field: str) -> str:
+def named(check: Callable[[str], str], name: str, field: str) -> str:
     try:
         return check(name)
     except InvalidRequest as error:
         raise invalid(error.detail, field) from None
+
+
+def positions_of(asked: Sequence[schemas.AckItem]) -> dict[int, list[Position]]:
+    """The ids of a request by partition."""
+    items: dict[int, list[Position]] = {}
+    for index, item in enumerate(asked):
+        positions = items.setdefault(item.partition, [])
+        for place, redis_id in enumerate(item.redis_ids):
+            positions.append(_position(redis_id, "items", index, "redis_ids", place))
+    if sum(map(len, items.values())) > limits.MAX_EVENTS:
+        raise invalid(f"expected at most {limits.MAX_EVENTS} ids in all", "items")
+    return items
 
 
 def _distinct(partitions: Sequence[int] | None) -> list[int] | None:

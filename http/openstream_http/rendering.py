@@ -132,21 +132,21 @@ def kept(topic: str, events: Sequence[tuple[int, StoredEvent]], next_id: Place |
     """The answer to a look into the history."""
     return b'{"topic":%b,"events":[%b],"next_id":%b}' % (
         text(topic),
-        b",".join([_kept(partition, event) for partition, event in events]),
+        b",".join([kept_event(partition, event) for partition, event in events]),
         b"null" if next_id is None else b'"%b"' % str(next_id).encode(),
     )
 
 
 def lines(events: Sequence[tuple[int, StoredEvent]]) -> bytes:
     """The same, one event a line. What breaks a line in JSON stands between two tokens, and a space does as well."""
-    return b"".join([_in_one_line(_kept(partition, event)) + b"\n" for partition, event in events])
+    return b"".join([_in_one_line(kept_event(partition, event)) + b"\n" for partition, event in events])
 
 
 def _in_one_line(data: bytes) -> bytes:
     return data.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in data or b"\r" in data else data
 
 
-def _kept(partition: int, event: StoredEvent) -> bytes:
+def kept_event(partition: int, event: StoredEvent) -> bytes:
     return (
         b'{"partition":%d,"redis_id":"%d-%d","event_type":%b,"partition_key":%b,"payload":%b,"timestamp_ms":%d,'
         b'"headers":%b}'

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers: what the decoders accept, and what /openapi.json says, from one source.
+"""The shapes of requests and answers, but for groups: what the decoders accept, and what /openapi.json says.
 
 Unknown fields of a request are refused: a misspelt `partition_key` would otherwise spread events over partitions and
 nobody would know. Answers may gain fields at any time.
@@ -6,30 +6,21 @@ nobody would know. Answers may gain fields at any time.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from openstream_http.limits import (
-    MAX_BLOCK_MS,
     MAX_EVENT_ID_CHARS,
     MAX_EVENTS,
     MAX_HEADERS,
     MAX_INTEGER,
     MAX_KEY_BYTES,
     MAX_TYPE_CHARS,
-    Consumer,
-    Count,
-    EventId,
     Milliseconds,
-    Name,
     PartitionCount,
-    PartitionNumber,
-    Partitions,
-    StartId,
 )
-from openstream_runtime.domain.topics import Visibility
 from openstream_runtime.gateway.results import Ack
 
 
@@ -118,154 +109,6 @@ class Produced(Answer):
     partitions: int
     results: list[Placed]
     duplicate: bool = False
-
-
-class GroupRequest(Request):
-    """Where to begin: `start_id` or `start_ms`; neither: `$`. `persisted`: deliver only what PostgreSQL has."""
-
-    group: Name
-    start_id: StartId | None = None
-    start_ms: Milliseconds | None = None
-    visibility: Visibility = Visibility.APPENDED
-
-
-class GroupAnswer(Answer):
-    """`created`: on how many partitions the group is new."""
-
-    topic: str
-    group: str
-    partitions: int
-    created: int
-    visibility: Visibility
-
-
-class GroupName(Answer):
-    group: str
-
-
-class GroupList(Answer):
-    topic: str
-    groups: list[GroupName]
-
-
-class ConsumerAnswer(Answer):
-    name: str
-    pending: int
-    idle_ms: int
-
-
-class GroupPartitionAnswer(Answer):
-    """`lag`: events not delivered, wherever they are; null: nobody can tell now."""
-
-    partition: int
-    last_delivered_id: str
-    pending: int
-    lag: int | None
-    lag_ms: int
-    consumers: list[ConsumerAnswer]
-    served_from: Literal["redis", "postgres"]
-
-
-class GroupDescription(Answer):
-    """A group on each partition, and the sums (`lag` null when any partition's is)."""
-
-    topic: str
-    group: str
-    pending: int
-    lag: int | None
-    partitions: list[GroupPartitionAnswer]
-
-
-class ReadRequest(Request):
-    consumer: Consumer
-    count: Count = 100
-    block_ms: Annotated[int, Meta(ge=0, le=MAX_BLOCK_MS)] = 1_000
-    partitions: Partitions | None = None
-
-
-class Delivered(Answer):
-    partition: int
-    redis_id: str
-    event_type: str
-    partition_key: str | None
-    payload: Any
-    timestamp_ms: int
-    #: `{}` when the event came without any.
-    headers: dict[str, str]
-    #: How often it has been handed out, this time included.
-    deliveries: int
-
-
-class ReadAnswer(Answer):
-    """Events handed to this consumer; empty when none came in time."""
-
-    topic: str
-    group: str
-    consumer: str
-    events: list[Delivered]
-
-
-class AckItem(Request):
-    partition: PartitionNumber
-    redis_ids: Annotated[list[EventId], Meta(max_length=MAX_EVENTS)]
-
-
-class AckRequest(Request):
-    items: Annotated[list[AckItem], Meta(max_length=MAX_EVENTS)]
-
-
-class Acked(Answer):
-    """How many were pending and are done now; acking twice counts once."""
-
-    topic: str
-    group: str
-    acked: int
-
-
-class ClaimRequest(Request):
-    consumer: Consumer
-    min_idle_ms: Milliseconds = 60_000
-    count: Count = 100
-    partitions: Partitions | None = None
-
-
-class ClaimAnswer(ReadAnswer):
-    """Events taken over from consumers that held them too long."""
-
-    claimed: int
-
-
-class ResetRequest(Request):
-    """`start_id` or `start_ms`, exactly one. `dry_run`: only say what would happen."""
-
-    start_id: StartId | None = None
-    start_ms: Milliseconds | None = None
-    partitions: Partitions | None = None
-    dry_run: bool = False
-
-
-class ResetPartition(Answer):
-    """From where to where, and how many events that replays or skips; `at_least`: that many or more."""
-
-    partition: int
-    from_id: str
-    to_id: str
-    pending: int
-    replayed: int
-    skipped: int
-    at_least: bool
-
-
-class ResetAnswer(Answer, omit_defaults=True):
-    """`partitions` in a dry run alone: what would happen on each."""
-
-    topic: str
-    group: str
-    start_id: str
-    updated_partitions: int
-    discarded_pending: int
-    dry_run: bool = False
-    partitions: list[ResetPartition] | None = None
 
 
 class Summary(Answer):

@@ -1,8 +1,8 @@
 """Moving what a partition's groups gave up on to their dead-letter topics: appended there, then acknowledged here.
 
-The append moves a mark beside the dead-letter partition from the last entry of the queue before to its own, in one step,
-and is kept only if the mark stands where the batch begins. Whoever finds the mark in his queue knows that everything up
-to it stands in the dead-letter topic, so an owner that dies or sleeps between the two steps doubles nothing.
+With the append, in one step, a mark beside the dead-letter partition moves on to the last entry of the batch; the append is
+kept only if the mark stood where its writer thought. Whoever finds the mark in his queue knows that everything up to it
+is in the dead-letter topic, so an owner that dies or sleeps between the two steps doubles nothing.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class DeadLetters:
                 break
             target = await self._target(group)
             key = target.id, group.name
-            # Read after the mark was: what is in the queue and not up to the mark was appended by nobody, or by somebody
-            # who moves the mark on, and then ours is refused.
+            # The queue was read after the mark: what is in it and not up to the mark was appended by nobody, or by
+            # somebody who has moved the mark on, and then ours is refused.
             mark = self._marks.get(key, ZERO)
             queued = [entry.queued for entry in entries]
             if mark in queued:
@@ -82,9 +82,7 @@ class DeadLetters:
                 break
         return moved
 
-    async def _settled(
-        self, target: Topic, batch: AppendBatch, outcome: AppendOutcome, key: tuple[int, str]
-    ) -> bool:
+    async def _settled(self, target: Topic, batch: AppendBatch, outcome: AppendOutcome, key: tuple[int, str]) -> bool:
         """Learn from the outcome of an append; False when it is better to wait."""
         assert batch.mark is not None  # noqa: S101 - it was just given one
         if isinstance(outcome, Appended):
@@ -111,7 +109,7 @@ class DeadLetters:
         return letters
 
     async def _contents(self, group: Group, entries: Sequence[DeadEntry]) -> dict[Position, StoredEvent]:
-        """The events of entries that are pending still, from Redis or PostgreSQL. What neither keeps nobody can have."""
+        """The events of entries that are pending still. What neither Redis nor PostgreSQL keeps nobody can have."""
         found = {entry.position: entry.event for entry in entries if entry.event is not None}
         trimmed = [entry.position for entry in entries if entry.held and entry.event is None]
         if trimmed:

@@ -18,7 +18,7 @@ from openstream_runtime.domain.dead_letters import is_for
 from openstream_runtime.domain.errors import NotFound, OpenStreamError, Unavailable
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import GroupSettings, Visibility
+from openstream_runtime.domain.topics import GROUP_DEFAULTS, GroupSettings, Visibility
 from openstream_runtime.ports import GroupRead
 
 _log = structlog.get_logger(__name__)
@@ -137,7 +137,7 @@ class GroupSource:
     @property
     def _settings(self) -> GroupSettings:
         group = self._world.board.groups.get((self._topic, self._group))
-        return GroupSettings() if group is None else group.settings
+        return GROUP_DEFAULTS if group is None else group.settings
 
     @property
     def _visibility(self) -> Visibility:

@@ -1,8 +1,8 @@
 """The claim-reaper of a partition: what a consumer took and never acked becomes available to the next reader.
 
-What was handed out as often as its group allows becomes a dead letter instead. Also removes consumers that have been away
-for long and hold nothing. Two reapers on one partition do no harm: an entry is only taken from whoever has held it too
-long, and a dead letter is written once (dead_letters.py).
+What was handed out as often as its group allows becomes a dead letter instead. Also removes consumers that have been
+away for long and hold nothing. Two reapers on one partition do no harm: an entry is only taken from whoever has held it
+too long, and a dead letter is written once (dead_letters.py).
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Reaper:
                 max_deliveries=group.settings.max_deliveries,
             )
             if found.again:
-                _log.info("released entries nobody acked", group=group.name, partition=str(self._at), events=found.again)
+                _log.info(
+                    "released entries nobody acked", group=group.name, partition=str(self._at), events=found.again
+                )
                 self._world.meter.released(self._at.topic, group.name, found.again)
                 await self._world.tail.ring(f"group:{self._at.topic}:{group.name}:{self._at.partition}")
             if found.again + found.dead < BATCH:

@@ -8,8 +8,8 @@ from openstream_runtime.domain.errors import InvalidRequest
 
 # fullmatch, never match with `$`: `$` also matches before a trailing newline, so `orders%0a` would pass.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
-#: Consumer names that begin so are ours: `RELEASED` holds entries that wait for whoever reads next, `DELAYED` those that
-#: wait for their time first, `DEAD` those that go to the dead-letter topic.
+#: Consumer names that begin so are ours: `RELEASED` holds entries that wait for whoever reads next, `DELAYED` those
+#: that wait for their time first, `DEAD` those that go to the dead-letter topic.
 RESERVED_CONSUMER_PREFIX = "~os:"
 RELEASED, DELAYED, DEAD = "~os:released", "~os:delayed", "~os:dead"
 

@@ -66,6 +66,9 @@ class GroupSettings:
     paused: bool = False
 
 
+GROUP_DEFAULTS = GroupSettings()
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A consumer group of a topic. Its positions live in Redis; that it exists, and from where, in PostgreSQL."""
@@ -77,4 +80,4 @@ class Group:
     start_id: str
     created_ms: int = 0
     visibility: Visibility = Visibility.APPENDED
-    settings: GroupSettings = GroupSettings()
+    settings: GroupSettings = GROUP_DEFAULTS

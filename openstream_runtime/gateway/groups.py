@@ -26,7 +26,7 @@ from openstream_runtime.domain.errors import InvalidRequest, NotFound, OpenStrea
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.names import check_consumer, check_group, check_topic
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import Group, GroupSettings, Topic, Visibility
+from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSettings, Topic, Visibility
 from openstream_runtime.domain.tracing import carried_by
 from openstream_runtime.gateway.results import GroupCreated, Handout, ResetDone
 from openstream_runtime.gateway.topics import Topics, numbers_of
@@ -80,7 +80,7 @@ class Consuming:
         start_id: str | None,
         start_ms: int | None,
         visibility: Visibility,
-        settings: GroupSettings = GroupSettings(),
+        settings: GroupSettings = GROUP_DEFAULTS,
     ) -> GroupCreated:
         check_group(group)
         start = start_of(start_id, start_ms)
@@ -103,7 +103,7 @@ class Consuming:
         # It existed: what is missing (half a creation, a lost Redis) is completed as of then, not as of now.
         return len((await place_again(self._world, topic, group, list(numbers))).positions)
 
-    async def settings(self, topic: str, group: str) -> Group:
+    async def find(self, topic: str, group: str) -> Group:
         return await self._topics.group(await self._topics.find(topic), group)
 
     async def alter(self, topic: str, group: str, change: Callable[[GroupSettings], GroupSettings]) -> Group:

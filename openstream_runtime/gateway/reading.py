@@ -106,7 +106,7 @@ class _Walk:
         if self._reading.ended:
             self._reading = self._read(self._reading.partition + 1, self._span)
         reading = self._reading
-        events = await _apart(lambda: reading.read(count=count, max_bytes=max_bytes))
+        events = await apart(lambda: reading.read(count=count, max_bytes=max_bytes))
         return [(reading.partition, event) for event in events]
 
     def _read(self, partition: int, span: Span) -> PartitionReading:
@@ -117,7 +117,7 @@ def _partitions(topic: Topic, number: int) -> str:
     return f"topic {topic.name!r} has partitions 0 to {topic.partitions - 1}, not {number}"
 
 
-async def _apart(work: Callable[[], Awaitable[T]]) -> T:
+async def apart(work: Callable[[], Awaitable[T]]) -> T:
     """Do it in a task of its own: the one of a request is cancelled by asyncio's means, which no shield stops."""
     done: list[T] = []
     failed: list[Exception] = []

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg import errors, sql
 
 from openstream_runtime.domain.errors import Conflict, NotFound
-from openstream_runtime.domain.topics import Group, GroupSettings, Topic, TopicSettings, Visibility
+from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSettings, Topic, TopicSettings, Visibility
 from openstream_runtime.store.partitions import Place, TimePartitions, identifier, name_of
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
@@ -134,7 +134,7 @@ class PostgresCatalog:
         name: str,
         start_id: str,
         visibility: Visibility = Visibility.APPENDED,
-        settings: GroupSettings = GroupSettings(),
+        settings: GroupSettings = GROUP_DEFAULTS,
     ) -> tuple[Group, bool]:
         """The group and whether it is new; one that exists is given back as it is. NotFound: the topic is gone."""
 

@@ -476,8 +476,8 @@ WHERE topic_id = %s AND partition = %s AND (ms, seq) IN (SELECT * FROM unnest(%s
 
 -- name: record_redriven
 -- Of topics that are there: the letters of one that was deleted meanwhile are gone.
-INSERT INTO openstream.redriven (topic_id, partition, ms, seq, target)
-SELECT t.id, %s, u.ms, u.seq, %s
+INSERT INTO openstream.redriven (topic_id, partition, ms, seq)
+SELECT t.id, %s, u.ms, u.seq
 FROM unnest(%s::bigint[], %s::bigint[]) AS u (ms, seq)
 JOIN openstream.topics t ON t.id = %s
 ON CONFLICT DO NOTHING

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from openstream_runtime.domain.dead_letters import Redrive
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
@@ -27,8 +26,8 @@ class PostgresRedrives:
 
         return await self._pool.run(fetch)
 
-    async def record(self, topic_id: int, partition: int, positions: Sequence[Position], to: Redrive) -> None:
-        values = [partition, to, [one.ms for one in positions], [one.seq for one in positions], topic_id]
+    async def record(self, topic_id: int, partition: int, positions: Sequence[Position]) -> None:
+        values = [partition, [one.ms for one in positions], [one.seq for one in positions], topic_id]
 
         async def insert(connection: Connection) -> None:
             await connection.execute(_RECORD, values)

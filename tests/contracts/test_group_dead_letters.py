@@ -175,10 +175,16 @@ async def test_what_is_idle_at_its_last_delivery_dies_by_the_reaper(log: Log) ->
     topic, positions = await a_group(log, 3)
     await read(log, topic, "a", count=2)
     name = topic.name
-    assert await log.groups.release_idle(name, "g", 0, min_idle_ms=0, count=9, max_deliveries=2) == ReleasedIdle(2, 0, 0)
+    assert await log.groups.release_idle(name, "g", 0, min_idle_ms=0, count=9, max_deliveries=2) == ReleasedIdle(
+        2, 0, 0
+    )
     await read(log, topic, "b", most=2)
-    assert await log.groups.release_idle(name, "g", 0, min_idle_ms=0, count=9, max_deliveries=2) == ReleasedIdle(1, 2, 2)
-    assert await log.groups.release_idle(name, "g", 0, min_idle_ms=0, count=9, max_deliveries=2) == ReleasedIdle(0, 0, 2)
+    assert await log.groups.release_idle(name, "g", 0, min_idle_ms=0, count=9, max_deliveries=2) == ReleasedIdle(
+        1, 2, 2
+    )
+    assert await log.groups.release_idle(name, "g", 0, min_idle_ms=0, count=9, max_deliveries=2) == ReleasedIdle(
+        0, 0, 2
+    )
     dead = await log.groups.dead(name, "g", 0, count=9)
     assert [(one.position, one.consumer, one.reason) for one in dead] == [
         (positions[0], "b", "timed_out"),

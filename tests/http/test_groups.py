@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from openstream_http import schemas
+from openstream_http import group_schemas as schemas
 from openstream_http.auth import Role
 from openstream_runtime.domain.errors import Overloaded
 from openstream_runtime.domain.topics import Visibility

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from openstream_runtime.actors.audience import Audience, Seat
+from openstream_runtime.domain.dead_letters import DeadLetter, Redrive, dead_letter_topic
 from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound, OpenStreamError, Unavailable
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Place, Span
@@ -17,12 +18,14 @@ from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.producers import Stamp
 from openstream_runtime.domain.replays import NewReplay, Part, Replay, ReplayState
-from openstream_runtime.domain.topics import Group, Topic, TopicSettings, Visibility
+from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSettings, Topic, TopicSettings, Visibility
+from openstream_runtime.gateway.dead_letters import Letter, LetterPage, Redriven
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.preview import PartitionPreview, ResetPreview
 from openstream_runtime.gateway.replaying import ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
 from openstream_runtime.ports import ConsumerInfo, GroupPartition
+from openstream_runtime.redelivery_ports import GivenBack
 from support.fake_replays import as_made
 
 PARTITIONS_DEFAULT = 4
@@ -45,6 +48,9 @@ class FakeGroup:
     #: Given back: served first, by position.
     released: dict[int, dict[Position, Pending]]
     visibility: Visibility = Visibility.APPENDED
+    settings: GroupSettings = GROUP_DEFAULTS
+    #: What it gave up on, and whether that went back.
+    letters: list[Letter] = field(default_factory=list)
 
 
 @dataclass
@@ -75,6 +81,8 @@ class FakeGateway(Gateway):
         self.stamps: list[Stamp | None] = []
         self.answers: dict[Stamp, Produced] = {}
         self.named: dict[tuple[str, str], tuple[int, Position]] = {}
+        self.delays: list[int] = []
+        self.redrives: list[Redrive] = []
         self.arrived = 0
         self.given_back = 0
         self.waiting = 0
@@ -237,6 +245,7 @@ class FakeGateway(Gateway):
         start_id: str | None,
         start_ms: int | None,
         visibility: Visibility = Visibility.APPENDED,
+        settings: GroupSettings = GROUP_DEFAULTS,
     ) -> GroupCreated:
         self._check()
         found = self._find(topic)
@@ -246,10 +255,23 @@ class FakeGateway(Gateway):
         if is_new:
             at = {partition: self._start(found, partition, start) for partition in range(count)}
             found.groups[group] = FakeGroup(
-                group, start, at, {p: {} for p in range(count)}, {p: {} for p in range(count)}, visibility
+                group, start, at, {p: {} for p in range(count)}, {p: {} for p in range(count)}, visibility, settings
             )
-        known = Group(found.topic.id, topic, group, found.groups[group].start_id, 0, found.groups[group].visibility)
-        return GroupCreated(known, count, count if is_new else 0, is_new)
+        return GroupCreated(self._told(topic, group), count, count if is_new else 0, is_new)
+
+    def _told(self, topic: str, group: str) -> Group:
+        known = self._group(topic, group)
+        return Group(self._find(topic).topic.id, topic, group, known.start_id, 0, known.visibility, known.settings)
+
+    async def group(self, topic: str, group: str) -> Group:
+        self._check()
+        return self._told(topic, group)
+
+    async def alter_group(self, topic: str, group: str, change: Callable[[GroupSettings], GroupSettings]) -> Group:
+        self._check()
+        known = self._group(topic, group)
+        known.settings = change(known.settings)
+        return self._told(topic, group)
 
     @staticmethod
     def _start(found: FakeTopic, partition: int, start: str) -> Position:
@@ -358,6 +380,67 @@ class FakeGateway(Gateway):
         known = self._group(topic, group)
         self._numbers(topic, list(items))
         return sum(known.pending[n].pop(at, None) is not None for n, ats in items.items() for at in ats)
+
+    async def nack(
+        self, topic: str, group: str, items: dict[int, list[Position]], *, consumer: str | None, delay_ms: int
+    ) -> GivenBack:
+        self._check()
+        known = self._group(topic, group)
+        self._numbers(topic, list(items))
+        self.delays.append(delay_ms)
+        again = dead = 0
+        for number, positions in items.items():
+            for at in positions:
+                one = known.pending[number].get(at)
+                if one is None or consumer not in (None, one.consumer):
+                    continue
+                del known.pending[number][at]
+                if one.deliveries >= (known.settings.max_deliveries or 10**9):
+                    dead += 1
+                    letter = DeadLetter(number, one.event, topic, number, at, group, "nacked", one.deliveries, "c")
+                    known.letters.append(Letter(letter, redriven=False))
+                else:
+                    again += 1
+                    known.released[number][at] = one
+        self._tell()
+        return GivenBack(again, dead)
+
+    async def extend(
+        self, topic: str, group: str, consumer: str, items: dict[int, list[Position]]
+    ) -> Mapping[int, Sequence[Position]]:
+        self._check()
+        known = self._group(topic, group)
+        self._numbers(topic, list(items))
+        held = {
+            number: [at for at, one in known.pending[number].items() if one.consumer == consumer] for number in items
+        }
+        lost = {number: [at for at in positions if at not in held[number]] for number, positions in items.items()}
+        return {number: positions for number, positions in lost.items() if positions}
+
+    async def dead_letters(self, topic: str, group: str, *, limit: int, at: Place | None = None) -> LetterPage:
+        self._check()
+        known = self._group(topic, group)
+        rest = [one for one in known.letters if at is None or _place_of(one) >= at]
+        following = _place_of(rest[limit]) if len(rest) > limit else None
+        return LetterPage(dead_letter_topic(self._told(topic, group)), rest[:limit], following)
+
+    async def redrive(
+        self, topic: str, group: str, *, to: Redrive, ids: Sequence[Place] | None, at: Place | None = None
+    ) -> Redriven:
+        self._check()
+        known = self._group(topic, group)
+        done = Redriven(dead_letter_topic(self._told(topic, group)))
+        places = {_place_of(one): one for one in known.letters}
+        wanted = [place for place in places if at is None or place >= at] if ids is None else ids
+        done.unknown = [place for place in wanted if place not in places]
+        for place in wanted:
+            if place in places and places[place].redriven:
+                done.already += 1
+            elif place in places:
+                done.redriven += 1
+                known.letters[known.letters.index(places[place])] = Letter(places[place].letter, redriven=True)
+        self.redrives.append(to)
+        return done
 
     async def claim(
         self,
@@ -570,6 +653,10 @@ class FakeGateway(Gateway):
 
     def metrics(self, accept: str) -> tuple[str, bytes]:
         return "text/plain; version=0.0.4; charset=utf-8", b"# HELP up up\nup 1.0\n"
+
+
+def _place_of(one: Letter) -> Place:
+    return Place(one.letter.partition, one.letter.event.position)
 
 
 class Trouble(OpenStreamError):

@@ -14,7 +14,6 @@ from support.fake_redis import FakeGroup, FakeRedis, FakeStream, Pending
 
 
 class FakeGroups(FakeRedelivery):
-
     async def create(self, topic: str, group: str, positions: Mapping[int, str]) -> Placed:
         return await self._redis.write("create", lambda: self._place(topic, group, positions, leave=True))
 
@@ -238,9 +237,7 @@ class FakeGroups(FakeRedelivery):
 class _Hand:
     """Hands out entries until there are enough."""
 
-    def __init__(
-        self, redis: FakeRedis, consumer: str, count: int, max_bytes: int, max_deliveries: int | None
-    ) -> None:
+    def __init__(self, redis: FakeRedis, consumer: str, count: int, max_bytes: int, max_deliveries: int | None) -> None:
         self.deliveries: list[Delivery] = []
         self.stubs: list[Stub] = []
         self.due_ms: int | None = None

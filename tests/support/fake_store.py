@@ -15,7 +15,7 @@ import anyio.lowlevel
 from openstream_runtime.domain.errors import Conflict, NotFound, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
-from openstream_runtime.domain.topics import Group, GroupSettings, Topic, TopicSettings, Visibility
+from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSettings, Topic, TopicSettings, Visibility
 from openstream_runtime.ports import Committed, FencedOff, Holding, PersistBatch
 from support.fake_redrives import FakeRedrives
 from support.fake_replays import FakeReplays
@@ -350,7 +350,7 @@ class FakeCatalog:
         name: str,
         start_id: str,
         visibility: Visibility = Visibility.APPENDED,
-        settings: GroupSettings = GroupSettings(),
+        settings: GroupSettings = GROUP_DEFAULTS,
     ) -> tuple[Group, bool]:
         store = self._store
         await store._call("create_group")

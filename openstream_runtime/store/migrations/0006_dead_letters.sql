@@ -16,7 +16,6 @@ CREATE TABLE openstream.redriven (
     partition   integer NOT NULL,
     ms          bigint  NOT NULL,
     seq         bigint  NOT NULL,
-    target      text    NOT NULL CHECK (target IN ('group', 'topic')),
     redriven_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (topic_id, partition, ms, seq)
 );

@@ -123,7 +123,8 @@ class Run:
 
     def told(self, found: GroupRead) -> object:
         assert not (found.cold and found.deliveries)
-        assert all(one.deliveries <= MOST for one in [*found.stubs, *found.deliveries])
+        assert all(one.deliveries <= MOST for one in found.stubs)
+        assert all(one.deliveries <= MOST for one in found.deliveries)
         return [(self.index(one.position), one.deliveries) for one in found.stubs], [
             (self.index(one.event.position), one.deliveries) for one in found.deliveries
         ]
