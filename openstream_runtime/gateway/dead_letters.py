@@ -89,20 +89,22 @@ class DeadLetterDesk:
     async def _redrive_all(
         self, source: Topic, group: Group, letters: Topic, to: Redrive, at: Place | None
     ) -> Redriven:
-        done, began = Redriven(letters.name), self._world.clock.monotonic()
+        done = Redriven(letters.name)
+        deadline = self._world.clock.monotonic() + PATIENCE
         while True:
             page = await self._page(group, limit=PAGE, at=at)
-            for one in page.letters:
-                if self._world.clock.monotonic() - began > PATIENCE:
-                    done.next = Place(one.letter.partition, one.letter.event.position)
-                    return done
+            places = [Place(one.letter.partition, one.letter.event.position) for one in page.letters]
+            for one, following in zip(page.letters, [*places[1:], page.next], strict=bool(places)):
                 await self._put(done, source, letters, one, to)
+                if self._world.clock.monotonic() > deadline:
+                    done.next = following
+                    return done
             if page.next is None:
                 return done
-            at = done.next = page.next
-            if self._world.clock.monotonic() - began > PATIENCE:
+            at = page.next
+            if self._world.clock.monotonic() > deadline:
+                done.next = at
                 return done
-            done.next = None
 
     async def _redrive_some(
         self, source: Topic, group: Group, letters: Topic, to: Redrive, ids: Sequence[Place]

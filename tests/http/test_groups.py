@@ -38,7 +38,10 @@ async def test_a_group_is_created_once(client: EdgeClient) -> None:
     created = await client.post(GROUPS, {"group": "g", "start_id": "$"})
     assert created.status == 201
     assert created.headers["Location"] == GROUP
-    assert created.json(schemas.GroupAnswer) == schemas.GroupAnswer("orders", "g", 4, 4, Visibility.APPENDED)
+    answer = created.json(schemas.GroupAnswer)
+    assert (answer.partitions, answer.created, answer.visibility) == (4, 4, Visibility.APPENDED)
+    assert (answer.max_deliveries, answer.claim_idle_ms, answer.paused) == (None, None, False)
+    assert answer.dead_letter_topic == "orders.dlq.g"
     again = await client.post(GROUPS, {"group": "g"})
     assert (again.status, again.json(schemas.GroupAnswer).created) == (200, 0)
     safe = await client.post(GROUPS, {"group": "safe", "visibility": "persisted"})

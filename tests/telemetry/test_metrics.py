@@ -80,6 +80,14 @@ def test_each_method_of_the_meter_moves_exactly_its_own_series_by_exactly_what_i
             lambda meter: meter.released("orders", "g", 2),
             {'openstream_consumer_released_total{group="g",topic="orders"}': 2},
         ),
+        "nacked": (
+            lambda meter: meter.nacked("orders", "g", 3),
+            {'openstream_nacks_total{group="g",topic="orders"}': 3},
+        ),
+        "dead_lettered": (
+            lambda meter: meter.dead_lettered("orders", "g", 4),
+            {'openstream_dead_letters_total{group="g",topic="orders"}': 4},
+        ),
         "persisted": (
             lambda meter: meter.persisted("orders", 3, 9, 1),
             {
