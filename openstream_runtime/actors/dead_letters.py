@@ -1,8 +1,8 @@
 """Moving what a partition's groups gave up on to their dead-letter topics: appended there, then acknowledged here.
 
 With the append, in one step, a mark beside the dead-letter partition moves on to the last entry of the batch, and all
-is refused if the mark does not stand where the writer thought. Whoever finds the mark in his queue knows that everything up to
-it is in the dead-letter topic, so an owner that dies or sleeps between the two steps doubles nothing.
+is refused if the mark does not stand where the writer thought. Whoever finds the mark in his queue knows that what is
+up to it stands in the dead-letter topic, so an owner that dies or sleeps between the two steps doubles nothing.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from hashlib import sha256
 
 import msgspec
-from xxhash import xxh3_64_hexdigest
 
 from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.events import NewEvent, StoredEvent, with_headers
@@ -81,7 +81,7 @@ def dead_letter_topic(group: Group) -> str:
     name = f"{group.topic}.dlq.{group.name}"
     if len(name) <= _LONGEST_NAME:
         return name
-    return f"{name[: _LONGEST_NAME - 17]}-{xxh3_64_hexdigest(name.encode())}"
+    return f"{name[: _LONGEST_NAME - 17]}-{sha256(name.encode()).hexdigest()[:16]}"
 
 
 def letter_of(event: StoredEvent, group: Group, partition: int, entry: DeadEntry) -> NewEvent:

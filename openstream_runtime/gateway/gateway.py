@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -13,15 +13,14 @@ from openstream_runtime.actors.group_reader import Message
 from openstream_runtime.actors.ingestor import Append
 from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.world import World
-from openstream_runtime.domain.dead_letters import Redrive
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.producers import Stamp
 from openstream_runtime.domain.pulse import Pulse
 from openstream_runtime.domain.replays import Replay
-from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSettings, Topic, TopicSettings, Visibility
-from openstream_runtime.gateway.dead_letters import DeadLetterDesk, LetterPage, Redriven
+from openstream_runtime.domain.topics import GROUP_DEFAULTS, GroupSettings, Topic, TopicSettings, Visibility
+from openstream_runtime.gateway.dead_letters import DeadLetterDesk
 from openstream_runtime.gateway.groups import Consuming, start_of
 from openstream_runtime.gateway.holding import Holding
 from openstream_runtime.gateway.live import Live
@@ -29,17 +28,17 @@ from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.preview import ResetPreview, preview
 from openstream_runtime.gateway.produce import Producing
 from openstream_runtime.gateway.reading import Reading
+from openstream_runtime.gateway.redelivering import Redelivering
 from openstream_runtime.gateway.replaying import Replaying, ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
 from openstream_runtime.gateway.tailing import Tailing
 from openstream_runtime.gateway.topics import Topics, numbers_of
 from openstream_runtime.gateway.watching import Watching
 from openstream_runtime.ports import AppendOutcome, GroupPartition, GroupRead
-from openstream_runtime.redelivery_ports import GivenBack
 from supervisors import NodeSnapshot
 
 
-class Gateway:
+class Gateway(Redelivering):
     """A node, as the edge sees it. Raises only `domain.errors`; safe to call from request tasks that get cancelled."""
 
     def __init__(
@@ -133,14 +132,6 @@ class Gateway:
             topic, group, start_id=start_id, start_ms=start_ms, visibility=visibility, settings=settings
         )
 
-    async def group(self, topic: str, group: str) -> Group:
-        """A group and what is set on it."""
-        return await self._consuming.find(topic, group)
-
-    async def alter_group(self, topic: str, group: str, change: Callable[[GroupSettings], GroupSettings]) -> Group:
-        """Change what is set on a group."""
-        return await self._consuming.alter(topic, group, change)
-
     async def groups(self, topic: str) -> list[str]:
         """The names of a topic's groups, sorted."""
         return await self._consuming.names(topic)
@@ -184,29 +175,6 @@ class Gateway:
         return await self._consuming.claim(
             topic, group, consumer, min_idle_ms=min_idle_ms, count=count, partitions=partitions
         )
-
-    async def nack(
-        self, topic: str, group: str, items: dict[int, list[Position]], *, consumer: str | None, delay_ms: int
-    ) -> GivenBack:
-        """Give back what is held, by that consumer or by anyone; handed out again after the delay, or dead."""
-        return await self._holding.nack(topic, group, items, consumer=consumer, delay_ms=delay_ms)
-
-    async def extend(
-        self, topic: str, group: str, consumer: str, items: dict[int, list[Position]]
-    ) -> Mapping[int, Sequence[Position]]:
-        """Let the idle time of what a consumer holds begin anew; what it does not hold comes back."""
-        return await self._holding.extend(topic, group, consumer, items)
-
-    async def dead_letters(self, topic: str, group: str, *, limit: int, at: Place | None = None) -> LetterPage:
-        """What a group gave up on."""
-        return await self._letters.page(topic, group, limit=limit, at=at)
-
-    async def redrive(
-        self, topic: str, group: str, *, to: Redrive, ids: Sequence[Place] | None, at: Place | None = None
-    ) -> Redriven:
-        """Send dead letters back, each once: some, or all from a place on. Raises Overloaded, Unavailable: the rest may
-        be asked for again."""
-        return await self._letters.redrive(topic, group, to=to, ids=ids, at=at)
 
     async def reset(
         self,

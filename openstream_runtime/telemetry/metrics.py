@@ -165,6 +165,10 @@ class Metrics:
         self._nacks = Series(self._nacked)
         self._deaths = Series(self._dead_letters)
         self._replays = Series(self._replayed)
+        self._of_groups = (
+            *(self._reads, self._acks, self._claims, self._releases, self._nacks, self._deaths),
+            self._delivery_delays,
+        )
         # Closed sets by intent. The bounds hold when somebody passes a raw path or an error's text one day.
         self._statuses = Kinds(self._requests, 64)
         self._reasons = Kinds(self._rejected, 64)
@@ -294,33 +298,15 @@ class Metrics:
     def forget_topic(self, topic: str) -> None:
         """Drop every series of a deleted topic. After its actors have ended: a later count would bring it back."""
         for series in (
-            self._appends,
-            self._persists,
-            self._trims,
-            self._reads,
-            self._acks,
-            self._claims,
-            self._releases,
-            self._nacks,
-            self._deaths,
-            self._replays,
-            self._persist_delays,
-            self._delivery_delays,
+            *(self._appends, self._persists, self._trims, self._replays, self._persist_delays),
+            *self._of_groups,
         ):
             series.forget(topic)
         self._sampled.forget_topic(topic)
 
     def forget_group(self, topic: str, group: str) -> None:
         """Drop every series of a deleted group."""
-        for series in (
-            self._reads,
-            self._acks,
-            self._claims,
-            self._releases,
-            self._nacks,
-            self._deaths,
-            self._delivery_delays,
-        ):
+        for series in self._of_groups:
             series.forget(topic, group)
 
     def exposition(self, accept: str) -> tuple[str, bytes]:
