@@ -104,7 +104,7 @@ class DeadLetters:
         buried = await self._world.groups.bury(self._at.topic, group.name, self._at.partition, entries)
         letters = min(buried, sum(entry.held for entry in entries))
         if letters:
-            _log.warning("events became dead letters", group=group.name, partition=str(self._at), events=letters)
+            _log.info("events became dead letters", group=group.name, partition=str(self._at), events=letters)
             self._world.meter.dead_lettered(self._at.topic, group.name, letters)
         return letters
 
