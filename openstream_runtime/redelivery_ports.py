@@ -72,12 +72,17 @@ class Redelivery(Protocol):
 
 
 class Redrives(Protocol):
-    """Which dead letters went back: each goes once."""
+    """Which dead letters went back: each goes once. Several go in one batch, whose id nobody uses again: it is noted
+    before it is appended, and settled when it is known that it was."""
 
-    async def done(self, topic_id: int, partition: int, positions: Sequence[Position]) -> frozenset[Position]:
-        """Those of these letters of a dead-letter topic that went back already."""
+    async def note(self, topic_id: int, partition: int, batch: Position, positions: Sequence[Position]) -> None:
+        """These letters of a dead-letter topic are about to go in that batch; others may try the same."""
         ...
 
-    async def record(self, topic_id: int, partition: int, positions: Sequence[Position]) -> None:
-        """Remember that they did. Again is no error."""
+    async def settle(self, topic_id: int, partition: int, batch: Position) -> None:
+        """That batch was appended. Again is no error."""
+        ...
+
+    async def done(self, topic_id: int, partition: int, positions: Sequence[Position]) -> frozenset[Position]:
+        """Those of these letters that went in a settled batch."""
         ...

@@ -1,15 +1,17 @@
 """Dead letters: looked at, and redriven.
 
-A redriven letter is appended to the topic it came from, and PostgreSQL remembers that it was. In between the mark that
-the append moved says so: whoever comes next must move that mark, and remembers what it stands for before he does. So a
-letter is not in PostgreSQL and not under the mark only if nobody has appended it.
+Letters go back in batches. PostgreSQL notes what is in a batch, then it is appended to the topic the letters came from
+and moves a mark there, then PostgreSQL settles it. Whoever comes next must move that mark on, and settles what it
+stands for before he looks which letters are still to go: so none goes twice, whatever breaks off in between.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from openstream_runtime.actors.verifying import verify
 from openstream_runtime.actors.world import World
@@ -27,7 +29,7 @@ from openstream_runtime.ports import AppendBatch, Appended, Refusal, Refused
 
 PATIENCE = 3.0  # seconds of one request
 PAGE = 100
-ATTEMPTS = 20  # for one letter, while others redrive from the same partition
+ATTEMPTS = 20  # for one batch, while others redrive from the same partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +66,9 @@ class DeadLetterDesk:
         self._topics = topics
         self._reading = reading
         #: For each dead-letter topic, its partition and the partition appended to: where the mark was last seen, and
-        #: the last one PostgreSQL is known to remember.
+        #: the last batch that is known to be settled.
         self._marks: dict[tuple[int, int, int], Position] = {}
-        self._remembered: dict[tuple[int, int, int], Position] = {}
+        self._settled: dict[tuple[int, int, int], Position] = {}
 
     async def page(self, topic: str, group: str, *, limit: int, at: Place | None) -> LetterPage:
         source = await self._topics.find(topic)
@@ -93,12 +95,7 @@ class DeadLetterDesk:
         deadline = self._world.clock.monotonic() + PATIENCE
         while True:
             page = await self._page(group, limit=PAGE, at=at)
-            places = [Place(one.letter.partition, one.letter.event.position) for one in page.letters]
-            for one, following in zip(page.letters, [*places[1:], page.next], strict=bool(places)):
-                await self._put(done, source, letters, one, to)
-                if self._world.clock.monotonic() > deadline:
-                    done.next = following
-                    return done
+            await self._put(done, source, letters, page.letters, to)
             if page.next is None:
                 return done
             at = page.next
@@ -109,13 +106,14 @@ class DeadLetterDesk:
     async def _redrive_some(
         self, source: Topic, group: Group, letters: Topic, to: Redrive, ids: Sequence[Place]
     ) -> Redriven:
-        done, unknown = Redriven(letters.name), []
+        done, found, unknown = Redriven(letters.name), [], []
         for place in dict.fromkeys(ids):
             one = await self._letter_at(group, letters, place)
             if one is None:
                 unknown.append(place)
             else:
-                await self._put(done, source, letters, one, to)
+                found.append(one)
+        await self._put(done, source, letters, found, to)
         done.unknown = unknown
         return done
 
@@ -151,46 +149,62 @@ class DeadLetterDesk:
 
     # -- sending back
 
-    async def _put(self, done: Redriven, source: Topic, letters: Topic, one: Letter, to: Redrive) -> None:
-        if one.redriven or not await apart(lambda: self._append_once(source, letters, one.letter, to)):
-            done.already += 1
-        else:
-            done.redriven += 1
+    async def _put(self, done: Redriven, source: Topic, letters: Topic, some: Sequence[Letter], to: Redrive) -> None:
+        """Those that did not go back yet, in the order given inside each partition they go to."""
+        before = done.redriven
+        by_place: dict[tuple[int, int], list[DeadLetter]] = defaultdict(list)
+        for one in some:
+            if not one.redriven:
+                key = one.letter.event.partition_key
+                number = (
+                    partition_of(key, source.partitions) if key else one.letter.origin_partition % source.partitions
+                )
+                by_place[one.letter.partition, number].append(one.letter)
+        for (partition, target), waiting in by_place.items():
+            for start in range(0, len(waiting), PAGE):
+                batch = waiting[start : start + PAGE]
+                done.redriven += await apart(partial(self._send, source, target, letters, partition, batch, to))
+        done.already += len(some) - (done.redriven - before)
 
-    async def _append_once(self, source: Topic, letters: Topic, letter: DeadLetter, to: Redrive) -> bool:
-        """False when somebody was faster."""
-        world, position = self._world, letter.event.position
-        key = letter.event.partition_key
-        target = partition_of(key, source.partitions) if key else letter.origin_partition % source.partitions
-        place = letters.id, letter.partition, target
-        asked = False
+    async def _send(
+        self, source: Topic, target: int, letters: Topic, partition: int, some: Sequence[DeadLetter], to: Redrive
+    ) -> int:
+        """Append a batch; how many of these letters it held: others may be faster."""
+        world, place = self._world, (letters.id, partition, target)
+        sent: dict[Position, int] = {}  # batches whose answer was lost
         for _ in range(ATTEMPTS):
             mark = self._marks.get(place, ZERO)
-            if mark > ZERO and self._remembered.get(place) != mark:
-                await world.redrives.record(letters.id, letter.partition, [mark])
-                self._remembered[place] = mark
+            if mark > ZERO and self._settled.get(place) != mark:
+                await world.redrives.settle(letters.id, partition, mark)
+                self._settled[place] = mark
+            if mark in sent:
+                return sent[mark]
             # Asked after the mark was seen: what is appended from here on moves it, and then ours is refused.
-            if position in await world.redrives.done(letters.id, letter.partition, [position]):
-                return asked and mark == position
+            gone = await world.redrives.done(letters.id, partition, [one.event.position for one in some])
+            left = [one for one in some if one.event.position not in gone]
+            if not left:
+                return 0
+            batch_id = Position(world.clock.now_ms(), secrets.randbits(62))
+            await world.redrives.note(letters.id, partition, batch_id, [one.event.position for one in left])
             batch = AppendBatch(
                 source,
                 target,
-                [redriven(letter, letters.name, to)],
+                [redriven(one, letters.name, to) for one in left],
                 source.settings.max_stream_len or world.limits.max_stream_len,
                 world.limits.max_unpersisted,
-                Mark(f"redrive:{letters.id}", letter.partition, mark, position),
+                Mark(f"redrive:{letters.id}", partition, mark, batch_id),
             )
             [outcome] = await world.log.append([batch])
             if isinstance(outcome, Appended):
-                self._marks[place] = position
-                world.meter.appended(source.name, target, 1, len(letter.event.payload))
-                await world.redrives.record(letters.id, letter.partition, [position])
-                self._remembered[place] = position
-                return True
+                self._marks[place] = batch_id
+                world.meter.appended(source.name, target, len(left), sum(len(one.event.payload) for one in left))
+                await world.redrives.settle(letters.id, partition, batch_id)
+                self._settled[place] = batch_id
+                return len(left)
             if isinstance(outcome, Refused):
                 await self._refused(source, target, place, outcome)
             else:
-                asked = True  # the answer was lost: the mark tells whether it was kept
+                sent[batch_id] = len(left)  # the mark tells whether it was kept
         raise Unavailable("others redrive at the same time", backend="redis", retry_after_ms=1000)
 
     async def _refused(self, source: Topic, target: int, place: tuple[int, int, int], outcome: Refused) -> None:

@@ -470,14 +470,18 @@ RETURNING 1
 -- name: release_replay
 UPDATE openstream.replays SET owner = NULL, lease_until = NULL, rate = 0 WHERE id = %s AND epoch = %s AND NOT settled
 
--- name: redriven
-SELECT ms, seq FROM openstream.redriven
-WHERE topic_id = %s AND partition = %s AND (ms, seq) IN (SELECT * FROM unnest(%s::bigint[], %s::bigint[]))
-
--- name: record_redriven
+-- name: note_redrive
 -- Of topics that are there: the letters of one that was deleted meanwhile are gone.
-INSERT INTO openstream.redriven (topic_id, partition, ms, seq)
-SELECT t.id, %s, u.ms, u.seq
+INSERT INTO openstream.redriven (topic_id, partition, ms, seq, batch_ms, batch_seq)
+SELECT t.id, %s, u.ms, u.seq, %s, %s
 FROM unnest(%s::bigint[], %s::bigint[]) AS u (ms, seq)
 JOIN openstream.topics t ON t.id = %s
 ON CONFLICT DO NOTHING
+
+-- name: settle_redrive
+UPDATE openstream.redriven SET settled = true
+WHERE topic_id = %s AND partition = %s AND batch_ms = %s AND batch_seq = %s AND NOT settled
+
+-- name: redriven
+SELECT DISTINCT ms, seq FROM openstream.redriven
+WHERE topic_id = %s AND partition = %s AND (ms, seq) IN (SELECT * FROM unnest(%s::bigint[], %s::bigint[])) AND settled

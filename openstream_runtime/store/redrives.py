@@ -8,7 +8,7 @@ from openstream_runtime.domain.positions import Position
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
 
-_DONE, _RECORD = query("redriven"), query("record_redriven")
+_NOTE, _SETTLE, _DONE = query("note_redrive"), query("settle_redrive"), query("redriven")
 
 
 class PostgresRedrives:
@@ -26,10 +26,15 @@ class PostgresRedrives:
 
         return await self._pool.run(fetch)
 
-    async def record(self, topic_id: int, partition: int, positions: Sequence[Position]) -> None:
-        values = [partition, [one.ms for one in positions], [one.seq for one in positions], topic_id]
+    async def note(self, topic_id: int, partition: int, batch: Position, positions: Sequence[Position]) -> None:
+        columns = [one.ms for one in positions], [one.seq for one in positions]
+        await self._write(_NOTE, [partition, batch.ms, batch.seq, *columns, topic_id])
 
-        async def insert(connection: Connection) -> None:
-            await connection.execute(_RECORD, values)
+    async def settle(self, topic_id: int, partition: int, batch: Position) -> None:
+        await self._write(_SETTLE, [topic_id, partition, batch.ms, batch.seq])
 
-        await self._pool.run(insert)
+    async def _write(self, statement: bytes, values: Sequence[object]) -> None:
+        async def write(connection: Connection) -> None:
+            await connection.execute(statement, values)
+
+        await self._pool.run(write)

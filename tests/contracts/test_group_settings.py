@@ -66,24 +66,32 @@ async def test_a_group_that_is_not_there_is_not_altered(store: StoreUnderTest) -
     assert await store.catalog.alter_group(topic, "g", FULL) is None
 
 
-async def test_letters_that_went_back_are_remembered_each_by_its_place(store: StoreUnderTest) -> None:
+async def test_letters_count_as_gone_when_a_batch_of_theirs_is_settled(store: StoreUnderTest) -> None:
     topic, other = await new_topic(store, 2), await new_topic(store)
     everything = [ONE, TWO, THREE]
+    await store.redrives.note(topic.id, 0, Position(1, 1), [ONE, THREE])
+    await store.redrives.note(topic.id, 0, Position(1, 1), [ONE, THREE])
+    await store.redrives.note(topic.id, 0, Position(1, 2), [ONE, TWO])
+    await store.redrives.note(topic.id, 1, Position(1, 1), [TWO])
     assert await store.redrives.done(topic.id, 0, everything) == frozenset()
-    await store.redrives.record(topic.id, 0, [ONE, THREE])
-    await store.redrives.record(topic.id, 0, [THREE])
-    await store.redrives.record(topic.id, 1, [TWO])
+    for _ in range(2):
+        await store.redrives.settle(topic.id, 0, Position(1, 1))
     assert await store.redrives.done(topic.id, 0, everything) == {ONE, THREE}
-    assert await store.redrives.done(topic.id, 1, everything) == {TWO}
+    assert await store.redrives.done(topic.id, 0, [TWO, THREE]) == {THREE}
+    assert await store.redrives.done(topic.id, 1, everything) == frozenset()
+    await store.redrives.settle(topic.id, 0, Position(1, 2))
+    assert await store.redrives.done(topic.id, 0, everything) == {ONE, TWO, THREE}
     assert await store.redrives.done(other.id, 0, everything) == frozenset()
     assert await store.redrives.done(topic.id, 0, []) == frozenset()
 
 
 async def test_a_topic_with_letters_that_went_back_can_be_deleted(store: StoreUnderTest) -> None:
     topic = await new_topic(store)
-    await store.redrives.record(topic.id, 0, [ONE])
+    await store.redrives.note(topic.id, 0, Position(1, 1), [ONE])
+    await store.redrives.settle(topic.id, 0, Position(1, 1))
     marked = await store.catalog.begin_delete(topic.name)
     assert marked is not None
     assert await store.catalog.purge(marked, max_rows=100)
-    await store.redrives.record(topic.id, 0, [TWO])  # who comes late meets no error
-    assert await store.redrives.done(topic.id, 0, [TWO]) == frozenset()
+    await store.redrives.note(topic.id, 0, Position(1, 2), [TWO])  # who comes late meets no error
+    await store.redrives.settle(topic.id, 0, Position(1, 2))
+    assert await store.redrives.done(topic.id, 1, [ONE, TWO]) == frozenset()

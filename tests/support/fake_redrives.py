@@ -14,14 +14,23 @@ if TYPE_CHECKING:
 class FakeRedrives:
     def __init__(self, store: FakeStore) -> None:
         self._store = store
-        self.recorded: set[tuple[int, int, Position]] = set()
+        #: By dead-letter topic, partition and batch: its letters.
+        self._batches: dict[tuple[int, int, Position], set[Position]] = {}
+        self._settled: set[tuple[int, int, Position]] = set()
+
+    async def note(self, topic_id: int, partition: int, batch: Position, positions: Sequence[Position]) -> None:
+        await self._store._call("note_redrive")
+        if any(topic.id == topic_id for topic in self._store._topics.values()):
+            self._batches.setdefault((topic_id, partition, batch), set()).update(positions)
+
+    async def settle(self, topic_id: int, partition: int, batch: Position) -> None:
+        await self._store._call("settle_redrive")
+        self._settled.add((topic_id, partition, batch))
 
     async def done(self, topic_id: int, partition: int, positions: Sequence[Position]) -> frozenset[Position]:
         await self._store._call("redriven")
-        return frozenset(one for one in positions if (topic_id, partition, one) in self.recorded)
-
-    async def record(self, topic_id: int, partition: int, positions: Sequence[Position]) -> None:
-        await self._store._call("record_redriven")
-        if any(topic.id == topic_id for topic in self._store._topics.values()):
-            for one in positions:
-                self.recorded.add((topic_id, partition, one))
+        gone: set[Position] = set()
+        for key in self._settled:
+            if key[:2] == (topic_id, partition):
+                gone |= self._batches.get(key, set())
+        return frozenset(gone.intersection(positions))

@@ -9,13 +9,18 @@ ALTER TABLE openstream.groups
     ADD COLUMN dead_letter_topic text COLLATE "C",
     ADD COLUMN paused            boolean NOT NULL DEFAULT false;
 
--- A letter of the dead-letter topic `topic_id` goes back once. Written after the copy was appended; until then the mark in
--- Redis, which every later copy has to move, says that it was.
+-- Letters of the dead-letter topic `topic_id` that went back, or were about to. Written before a batch of them is appended,
+-- under an id of its own; settled when the append is known to be kept, which the mark it moved in Redis tells. A letter
+-- goes once: whoever wants to append settles the batch the mark stands for first, then looks here.
 CREATE TABLE openstream.redriven (
     topic_id    integer NOT NULL REFERENCES openstream.topics (id) ON DELETE CASCADE,
     partition   integer NOT NULL,
     ms          bigint  NOT NULL,
     seq         bigint  NOT NULL,
-    redriven_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (topic_id, partition, ms, seq)
+    batch_ms    bigint  NOT NULL,
+    batch_seq   bigint  NOT NULL,
+    settled     boolean NOT NULL DEFAULT false,
+    noted_at    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (topic_id, partition, ms, seq, batch_ms, batch_seq)
 );
+CREATE INDEX redriven_batch ON openstream.redriven (topic_id, partition, batch_ms, batch_seq) WHERE NOT settled;

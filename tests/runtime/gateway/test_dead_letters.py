@@ -126,6 +126,7 @@ async def test_what_dies_again_is_a_new_letter_and_may_go_back_again(rig: Rig) -
 
 async def test_a_long_redrive_says_where_to_go_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openstream_runtime.gateway.dead_letters.PATIENCE", -1.0)
+    monkeypatch.setattr("openstream_runtime.gateway.dead_letters.PAGE", 1)
     async with open_desk(rig) as desk:
         await dead_topic(rig, desk, *range(5), partitions=2)
         done, rounds = await redrive_all(desk), 1
@@ -150,13 +151,13 @@ async def test_a_lost_answer_doubles_nothing(rig: Rig, kept: bool) -> None:
 async def test_a_postgresql_away_at_the_wrong_moment_doubles_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_desk(rig) as desk, open_desk(rig.node("b")) as other:
         await dead_topic(rig, desk, 1, 2)
-        monkeypatch.setattr(rig.store.redrives, "record", away)
+        monkeypatch.setattr(rig.store.redrives, "settle", away)
         with pytest.raises(Unavailable):
             await redrive_all(desk)
-        assert len(standing(rig)) == 3
+        assert len(standing(rig)) == 4
         monkeypatch.undo()
         done = await redrive_all(other)
-        assert (done.redriven, done.already) == (1, 1)
+        assert (done.redriven, done.already) == (0, 2)
         assert [one.payload for one in standing(rig)[2:]] == [b"1", b"2"]
 
 
