@@ -20,6 +20,7 @@ from openstream_http.dashboard import dashboard
 from openstream_http.dead_letters import dead_letters
 from openstream_http.docs import docs
 from openstream_http.edge import Edge
+from openstream_http.group_settings import group_settings
 from openstream_http.groups import groups
 from openstream_http.guard import Guard
 from openstream_http.history import history
@@ -42,8 +43,8 @@ from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 RESPONSE_TIMEOUT = 60
 BODY_TIMEOUT = 10.0
 _BLUEPRINTS = (
-    tokens, topics, produce, groups, holding, dead_letters, history, replays, watching, asyncapi, live, dashboard,
-    docs,
+    tokens, topics, produce, groups, group_settings, holding, dead_letters, history, replays,
+    watching, asyncapi, live, dashboard, docs,
 )  # fmt: skip
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from quart import Blueprint, Response, request
 
-from openstream_http import schemas
+from openstream_http import group_schemas, schemas
 from openstream_http.access import permits, principal
 from openstream_http.auth import Role
 from openstream_http.cloudevents.schema import CloudEvent
@@ -35,7 +35,7 @@ _MESSAGES: tuple[tuple[str, str, Any, str], ...] = (
     ("cloudEvents", CLOUD_EVENTS, list[CloudEvent], "a batch of CloudEvents"),
     ("page", JSON, HistoryAnswer, "a page of what is kept"),
     ("keptLine", LINES[0], KeptEvent, "an event that is kept, one a line"),
-    ("delivered", JSON, schemas.ReadAnswer, "events handed to a consumer"),
+    ("delivered", JSON, group_schemas.ReadAnswer, "events handed to a consumer"),
 )
 #: Name, method, the shape of its query.
 _BINDINGS: tuple[tuple[str, str, Any], ...] = (

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
 
-from msgspec import UNSET, structs
 from quart import Blueprint, Response, request
 
 from openstream_http import group_schemas as schemas
 from openstream_http import limits
-from openstream_http.access import permits, principal
+from openstream_http.access import permits
 from openstream_http.auth import Role
 from openstream_http.bodies import read_json
 from openstream_http.cloudevents import outgoing
 from openstream_http.cloudevents.schema import CloudEvent
 from openstream_http.connection import Receipt, promise
 from openstream_http.edge import edge
+from openstream_http.group_settings import check_dead_letters, named, settings_of
 from openstream_http.negotiation import CLOUD_EVENTS, JSON, VARY, wanted
 from openstream_http.openapi import describes
-from openstream_http.problems import FORBIDDEN, Problem, invalid
+from openstream_http.problems import invalid
 from openstream_http.rendering import handed_out, json_response
 from openstream_http.schemas import decoder_of
-from openstream_runtime.domain.dead_letters import dead_letter_topic
 from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.events import Delivery
-from openstream_runtime.domain.names import check_consumer, check_group, check_topic
+from openstream_runtime.domain.names import check_consumer, check_group
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import Group, GroupSettings
+from openstream_runtime.domain.topics import GroupSettings
 from openstream_runtime.gateway.preview import ResetPreview
 from openstream_runtime.gateway.results import Handout
 from openstream_runtime.ports import GroupPartition
@@ -38,7 +35,6 @@ _GROUP = f"{_GROUPS}/<group>"
 
 groups = Blueprint("groups", __name__)
 _CREATE = decoder_of(schemas.GroupRequest)
-_PATCH = decoder_of(schemas.GroupPatch)
 _READ = decoder_of(schemas.ReadRequest)
 _ACK = decoder_of(schemas.AckRequest)
 _CLAIM = decoder_of(schemas.ClaimRequest)
@@ -63,7 +59,7 @@ async def create_group(topic: str) -> Response:
     start_id = _start_id(asked.start_id, asked.start_ms)
     if start_id is None and asked.start_ms is None:
         start_id = "$"
-    _check_dead_letters(asked.dead_letter_topic)
+    check_dead_letters(asked.dead_letter_topic)
     done = await edge().gateway.create_group(
         topic,
         name,
@@ -72,7 +68,7 @@ async def create_group(topic: str) -> Response:
         visibility=asked.visibility,
         settings=GroupSettings(asked.max_deliveries, asked.claim_idle_ms, asked.dead_letter_topic, asked.paused),
     )
-    answer = schemas.GroupAnswer(**_settings(done.group), partitions=done.partitions, created=done.created)
+    answer = schemas.GroupAnswer(**settings_of(done.group), partitions=done.partitions, created=done.created)
     if done.is_new:
         return json_response(answer, 201, {"Location": f"/v1/topics/{topic}/groups/{name}"})
     return json_response(answer)
@@ -92,27 +88,12 @@ async def list_groups(topic: str) -> Response:
 @describes("groups", responses={200: schemas.GroupDescription}, problems=(503,))
 async def describe_group(topic: str, group: str) -> Response:
     """What is set on a group, and where it stands on each partition."""
-    settings = _settings(await edge().gateway.group(topic, group))
+    settings = settings_of(await edge().gateway.group(topic, group))
     found = [_partition(one) for one in await edge().gateway.describe_group(topic, group)]
     lags = [one.lag for one in found if one.lag is not None]
     lag = sum(lags) if len(lags) == len(found) else None
     pending = sum(one.pending for one in found)
     return json_response(schemas.GroupDescription(**settings, pending=pending, lag=lag, partitions=found))
-
-
-@groups.patch(_GROUP)
-@permits(Role.ADMIN)
-@describes("groups", request=schemas.GroupPatch, responses={200: schemas.GroupSettingsAnswer}, problems=(503,))
-async def alter_group(topic: str, group: str) -> Response:
-    """Change what is set on a group; what is left out stays.
-
-    A paused group's reads and claims come back empty until it is resumed; acks, nacks and dead letters go on.
-    """
-    asked = await read_json(_PATCH)
-    changes = {name: value for name, value in structs.asdict(asked).items() if value is not UNSET}
-    _check_dead_letters(changes.get("dead_letter_topic"))
-    altered = await edge().gateway.alter_group(topic, group, lambda settings: replace(settings, **changes))
-    return json_response(schemas.GroupSettingsAnswer(**_settings(altered)))
 
 
 @groups.delete(_GROUP)
@@ -211,28 +192,6 @@ async def reset(topic: str, group: str) -> Response:
     )
 
 
-def _settings(group: Group) -> dict[str, Any]:
-    return {
-        "topic": group.topic,
-        "group": group.name,
-        "visibility": group.visibility,
-        "max_deliveries": group.settings.max_deliveries,
-        "claim_idle_ms": group.settings.claim_idle_ms,
-        "dead_letter_topic": dead_letter_topic(group),
-        "paused": group.settings.paused,
-    }
-
-
-def _check_dead_letters(name: str | None) -> None:
-    """The name of a topic, and one the token covers: dead letters are written there."""
-    if name is not None and not principal().allows(named(check_topic, name, "dead_letter_topic")):
-        raise Problem(
-            FORBIDDEN,
-            "the token does not cover the dead-letter topic",
-            headers=[("www-authenticate", 'Bearer error="insufficient_scope"')],
-        )
-
-
 def _hand_over(handout: Handout, topic: str, group: str, consumer: str, media: str, *, claimed: bool) -> Response:
     """The answer with the events, which also says what became of them. No await between here and the handout."""
     try:
@@ -294,13 +253,6 @@ def _position(text: str, *at: str | int) -> Position:
         return Position.parse(text)
     except InvalidRequest as error:
         raise invalid(error.detail, *at) from None
-
-
-def named(check: Callable[[str], str], name: str, field: str) -> str:
-    try:
-        return check(name)
-    except InvalidRequest as error:
-        raise invalid(error.detail, field) from None
 
 
 def positions_of(asked: Sequence[schemas.AckItem]) -> dict[int, list[Position]]:

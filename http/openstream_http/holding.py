@@ -9,7 +9,8 @@ from openstream_http.access import permits
 from openstream_http.auth import Role
 from openstream_http.bodies import read_json
 from openstream_http.edge import edge
-from openstream_http.groups import named, positions_of
+from openstream_http.group_settings import named
+from openstream_http.groups import positions_of
 from openstream_http.openapi import describes
 from openstream_http.rendering import json_response
 from openstream_http.schemas import decoder_of
