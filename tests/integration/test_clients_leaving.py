@@ -202,7 +202,7 @@ def test_producers_that_hang_up_leave_whole_requests_or_nothing_and_never_twice(
         def is_stored() -> bool:
             found.clear()
             found.update(stored_keys(own_servers.database_url, "t"))
-            # All of it: a request that nobody answered may be under way to PostgreSQL by one partition before the other.
+            # All of it: a request nobody answered may be under way to PostgreSQL by one partition before the other.
             in_redis = sum(lengths(own_servers.redis_url, "t", PARTITIONS))
             return acknowledged <= found.keys() and in_redis == sum(found.values())
 
