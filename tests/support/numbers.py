@@ -44,7 +44,14 @@ def full_metrics() -> Metrics:
     metrics.group_commit(1, 0.001)
     metrics.ingest_request("200")
     metrics.rejected("mailbox")
-    for count in (metrics.read, metrics.acked, metrics.claimed, metrics.released):
+    for count in (
+        metrics.read,
+        metrics.acked,
+        metrics.claimed,
+        metrics.released,
+        metrics.nacked,
+        metrics.dead_lettered,
+    ):
         count("orders", "g", 1)
     metrics.persisted("orders", 0, 1, 1)
     metrics.persist_delay("orders", 0, [event], 2)
