@@ -72,7 +72,7 @@ kernel: setup ## the kernel's tests, on asyncio and trio; every branch must be c
 	$(BIN)/python -m coverage report --show-missing --fail-under 100
 
 unit: setup ## every other test, by four workers: most of them wait (ARGS="-k name" narrows them, ARGS="-n 0" takes one process)
-	$(BIN)/python -m pytest -m "not chaos and not ops" --ignore tests/supervisors -n 4 --maxschedchunk 2 $(ARGS)
+	$(BIN)/python -m pytest -m "not chaos and not ops" --ignore tests/supervisors -n 4 --dist worksteal $(ARGS)
 
 chaos: setup ## the longer tests of what happens when something breaks
 	$(BIN)/python -m pytest -m chaos $(ARGS)
