@@ -18,7 +18,7 @@ from support.partitions import count_stored, holders, lengths, wait_for
 from support.verdict import verdict
 
 at_both_sizes = pytest.mark.parametrize(
-    "events", [pytest.param(60_000, id="60,000"), pytest.param(200_000, id="200,000", marks=pytest.mark.chaos)]
+    "events", [pytest.param(40_000, id="40,000"), pytest.param(200_000, id="200,000", marks=pytest.mark.chaos)]
 )
 LEASE_S = 2.0
 CLAIM_IDLE_MS = 3_000
