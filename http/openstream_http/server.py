@@ -7,7 +7,6 @@ grace cuts what is left.
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from asyncio import CancelledError
@@ -22,10 +21,9 @@ from quart import Quart
 
 from openstream_http.guard import Guard
 from openstream_http.listener import ServerConfig
+from openstream_http.port import BACKLOG, let_nobody_in, listen
 from supervisors.context import Context
 
-#: Connections the kernel holds for us before they are accepted.
-BACKLOG = 1_024
 #: Seconds an idle connection stays open; also how long a client may take over its request line and headers.
 KEEP_ALIVE = 15
 #: Hypercorn's own end of patience. Ours comes first; its way of cancelling raises out of `serve`.
@@ -33,16 +31,12 @@ _NEVER_FIRST = 5.0
 #: Seconds, and the part of the grace at most, in which every answer ends its connection. A kept one that is closed
 #: while its client sends the next request leaves that client not knowing what became of it; one told to end does not.
 GOODBYE, GOODBYE_SHARE = 1.0, 0.5
-#: Seconds in which those are served who were let in last.
-LAST_CALL = 0.1
+#: Seconds, at most, in which those are served who were let in last: time to send what they came for.
+LAST_CALL = 0.5
 #: Seconds between looks whether anybody is still connected.
 _LOOK = 0.02
 
 log = structlog.get_logger(__name__)
-
-
-class CannotListen(OSError):
-    """The address cannot be listened on."""
 
 
 class HttpServer:
@@ -74,7 +68,7 @@ class HttpServer:
 
     async def run(self, ctx: Context) -> None:
         """Listen until asked to stop. CannotListen when the address is taken or is not ours."""
-        listener = await _listen(self._host, self._asked_port)
+        listener = await listen(self._host, self._asked_port)
         self.port = listener.getsockname()[1]
         if self._on_listening is not None:
             self._on_listening(self._host, self.port)
@@ -105,13 +99,12 @@ class HttpServer:
         guard = self._app.extensions.get("guard")
         if isinstance(guard, Guard):
             guard.ending = True
-        with anyio.move_on_after(min(GOODBYE, self._grace * GOODBYE_SHARE)):
-            while config.connections:  # noqa: ASYNC110 (Hypercorn tells nobody that a connection has ended)
-                await anyio.sleep(_LOOK)
+        await _all_left(config, min(GOODBYE, self._grace * GOODBYE_SHARE))
         # Whoever stands in the queue when it is closed may have sent his request already, and would not know what
         # became of it. So first nobody is let in any more, and those who are in are served.
-        queue.listen(0)
-        await anyio.sleep(LAST_CALL)
+        let_nobody_in(queue)
+        await anyio.sleep(_LOOK)
+        await _all_left(config, min(LAST_CALL, self._grace * GOODBYE_SHARE))
 
     async def _watch(self, ctx: Context, config: ServerConfig) -> None:
         """See to it that stopping ends."""
@@ -130,25 +123,11 @@ class HttpServer:
         }
 
 
-async def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already: whoever connects from now on waits in the kernel, and is not refused."""
-    try:
-        family, kind, protocol, _, address = (
-            await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        )[0]
-    except socket.gaierror as error:
-        raise CannotListen(f"OPENSTREAM_HOST: {host!r} is no address: {error.strerror}") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-    except OSError as error:
-        listener.close()
-        why = "it is in use already" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
-        raise CannotListen(f"cannot listen on {host} port {port}: {why}") from None
-    return listener
+async def _all_left(config: ServerConfig, seconds: float) -> None:
+    """Return when nobody is connected any more, or after that time."""
+    with anyio.move_on_after(seconds):
+        while config.connections:  # noqa: ASYNC110 (Hypercorn tells nobody that a connection has ended)
+            await anyio.sleep(_LOOK)
 
 
 def _config(listener: socket.socket) -> ServerConfig:

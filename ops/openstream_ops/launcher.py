@@ -62,7 +62,8 @@ class Launcher:
         self._screen.line(f"OpenStream {version} · development mode, not for production", "bold")
         try:
             self._start_servers()
-        except StartCancelled:
+        except (StartCancelled, ServerFailed) as end:
+            self._ended_on_request(end)
             return 0
         try:
             env = self._write_env_file()
@@ -70,12 +71,18 @@ class Launcher:
                 self._start_nodes(env)
             self._show_banner()
             self._watch()
-        except StartCancelled:
-            pass
+        except (StartCancelled, ServerFailed, NodeFailed) as end:
+            self._ended_on_request(end)
         finally:
             self._stop()
             self._signals.ignore()
         return 0
+
+    def _ended_on_request(self, end: OpsError) -> None:
+        """Raise what was not asked for. A child is of our process group until it has a session of its own, and dies of
+        the terminal's Ctrl-C should that come in between."""
+        if not self._signals.requested:
+            raise end
 
     # ---- up
 

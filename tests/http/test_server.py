@@ -11,7 +11,8 @@ import pytest
 from anyio import create_task_group, fail_after
 
 from openstream_http.app import create_app
-from openstream_http.server import CannotListen, HttpServer
+from openstream_http.port import CannotListen
+from openstream_http.server import HttpServer
 from supervisors.context import Context
 from support.edge import settings_of
 from support.fake_gateway import FakeGateway

@@ -92,7 +92,7 @@ def test_two_nodes_come_up_and_drain_before_their_servers_stop(
         dev.ctrl_c()
     else:
         dev.process.terminate()
-    assert dev.end() == 0
+    assert dev.end() == 0, dev.output
     assert time.monotonic() - begin < 10
     assert sorted(dev.events("drained")) == both
     assert_nothing_left(dev, data)
@@ -175,7 +175,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stubborn_node(launch: Launch, tmp_p
         return dev.process.poll() is not None
 
     wait_until(press_again, "the launcher gave up on the node")
-    assert dev.end() == 0
+    assert dev.end() == 0, dev.output
     assert time.monotonic() - begin < 10  # a node's grace is 12 s
     assert_nothing_left(dev, tmp_path / "data")
 
@@ -223,7 +223,7 @@ def test_the_env_file_of_servers_only_connects_a_shell(launch: Launch, tmp_path:
     printed = with_env_file(data, f"import os; print(*(os.environ[name] for name in {names}))")
     assert printed == "openstream openstream dev-admin-secret 1"
     dev.ctrl_c()
-    assert dev.end() == 0
+    assert dev.end() == 0, dev.output
     assert_nothing_left(dev, data)
 
 
@@ -270,7 +270,7 @@ def test_ctrl_c_while_starting_ends_the_launch(launch: Launch, tmp_path: Path) -
     dev = launch("--data-dir", str(tmp_path / "data"), "--servers-only", real=True)
     dev.wait_for("development mode")  # PostgreSQL is created now, which takes most of a second
     dev.ctrl_c()
-    assert dev.end() == 0
+    assert dev.end() == 0, dev.output
     assert_nothing_left(dev, tmp_path / "data")
 
 
