@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 
-from openstream_runtime.actors.group_reader import Message
-from openstream_runtime.actors.ingestor import Append
-from openstream_runtime.actors.pool import Pool
 from openstream_runtime.actors.store_writer import store_mailbox
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.gateway.gateway import Gateway
-from openstream_runtime.gateway.groups import reader_pool
-from openstream_runtime.gateway.produce import ingest_pool
 from openstream_runtime.node import MARGIN
-from openstream_runtime.ports import AppendOutcome, GroupRead
 from openstream_runtime.settings import Settings
-from openstream_runtime.tree import FRONT, build_tree, partition_spec
-from supervisors import ChildSpec, Context, Restarting, RestartLimitExceeded, State, Supervisor, run
-from support.actors import Rig, event, eventually, make_world, virtual_backend
+from openstream_runtime.tree import partition_spec
+from supervisors import Restarting, RestartLimitExceeded, State
+from support.actors import event, eventually, make_world, virtual_backend
+from support.tree_node import TreeNode, living
 
 pytestmark = pytest.mark.anyio
 NAMES = [
@@ -38,65 +31,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
     return virtual_backend(request.param)
 
 
-class Front:
-    """Stands for the HTTP server."""
-
-    async def run(self, ctx: Context) -> None:
-        ctx.ready()
-        await ctx.stopping.wait()
-
-
-class Node:
-    """The tree of one node, its pools and its gateway."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.samples = 0
-        self.ingestors: Pool[Append, dict[int, AppendOutcome]] = ingest_pool(rig.world)
-        self.readers: Pool[Message, GroupRead | int] = reader_pool(rig.world)
-        self.gateway = Gateway(
-            rig.world,
-            self.ingestors,
-            self.readers,
-            tree=lambda: self.tree.snapshot(),
-            exposition=lambda accept: (accept, b""),
-        )
-        self.tree: Supervisor = build_tree(
-            rig.world,
-            self.ingestors,
-            self.readers,
-            store_mailbox(),
-            publish=self._publish,
-            sweep=self.gateway.sweep,
-            maintain=rig.store.maintain,
-            front=ChildSpec(id="http", actor=Front, grace=rig.world.limits.grace(FRONT) + 2),
-        )
-        self.stop = anyio.Event()
-
-    def _publish(self, _: object) -> None:
-        self.samples += 1
-
-    async def live(self, **options: Any) -> None:
-        await run(self.tree, name="node", stop=self.stop, observer=self.rig.events.append, **options)
-
-    def held(self) -> set[TopicPartition]:
-        return set(self.rig.world.board.held)
-
-    def lives(self, path: str) -> int:
-        return sum(isinstance(one, Restarting) and one.path == path for one in self.rig.events)
-
-
-@asynccontextmanager
-async def living(*nodes: Node) -> AsyncIterator[None]:
-    async with anyio.create_task_group() as tasks:
-        for node in nodes:
-            await tasks.start(lambda node=node, *, task_status: node.live(task_status=task_status))
-        yield
-        for node in nodes:
-            node.gateway.begin_draining()
-            node.stop.set()
-
-
 def hopeless(method: Callable[..., Any], when: Callable[[], bool] = lambda: True) -> Callable[..., Any]:
     async def broken(*arguments: Any, **options: Any) -> Any:
         if when():
@@ -107,7 +41,7 @@ def hopeless(method: Callable[..., Any], when: Callable[[], bool] = lambda: True
 
 
 async def test_the_tree_starts_in_order_and_serves_from_end_to_end() -> None:
-    node = Node(make_world(retention_ms=0))
+    node = TreeNode(make_world(retention_ms=0))
     async with living(node):
         assert [child.id for child in node.tree.snapshot().children] == NAMES
         assert all(child.state is State.RUNNING for child in node.tree.snapshot().children)
@@ -126,7 +60,7 @@ async def test_the_tree_starts_in_order_and_serves_from_end_to_end() -> None:
 
 
 async def test_an_actor_that_crashes_is_restarted_and_the_others_do_not_notice() -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     async with living(node):
         topic = await node.rig.topic(partitions=2)
         await eventually(lambda: len(node.held()) == 2)
@@ -152,7 +86,7 @@ async def test_an_actor_that_crashes_is_restarted_and_the_others_do_not_notice()
 
 @pytest.mark.parametrize("lifetime", [0.0, 1.0, 5.0])
 async def test_one_hopeless_persister_takes_the_node_down_in_bounded_time(lifetime: float) -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     real = node.rig.log.events.read_after
 
     async def read_after(at: TopicPartition, *arguments: Any, **options: Any) -> Any:
@@ -173,7 +107,7 @@ async def test_one_hopeless_persister_takes_the_node_down_in_bounded_time(lifeti
 
 
 async def test_trouble_that_is_over_in_a_few_seconds_ends_no_node() -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     broken = [True]
     events = node.rig.log.events
     events.read_after = hopeless(events.read_after, lambda: bool(broken))  # type: ignore[method-assign]
@@ -191,7 +125,7 @@ async def test_trouble_that_is_over_in_a_few_seconds_ends_no_node() -> None:
     [("members", "beat"), ("tail", "wait"), ("catalog", "version"), ("events", "stats")],
 )
 async def test_an_actor_below_the_root_that_keeps_raising_takes_the_node_down_soon(port: str, method: str) -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     owner = {
         "members": node.rig.log.members, "tail": node.rig.log.tail, "events": node.rig.log.events,
         "catalog": node.rig.store.catalog,
@@ -203,7 +137,7 @@ async def test_an_actor_below_the_root_that_keeps_raising_takes_the_node_down_so
 
 
 async def test_a_partitions_supervisor_that_is_restarted_gets_its_children_back_at_once() -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     async with living(node):
         await node.rig.topic(partitions=4)
         await eventually(lambda: len(node.held()) == 4)
@@ -216,8 +150,8 @@ async def test_a_partitions_supervisor_that_is_restarted_gets_its_children_back_
 
 
 async def test_three_nodes_share_the_partitions_and_a_stopped_one_hands_over_at_once() -> None:
-    nodes = [Node(make_world("a"))]
-    nodes += [Node(nodes[0].rig.node(name)) for name in ("b", "c")]
+    nodes = [TreeNode(make_world("a"))]
+    nodes += [TreeNode(nodes[0].rig.node(name)) for name in ("b", "c")]
     topic = await nodes[0].rig.topic(partitions=24)
     everything = set(topic.all_partitions())
     async with living(*nodes):
@@ -234,7 +168,7 @@ async def test_three_nodes_share_the_partitions_and_a_stopped_one_hands_over_at_
 
 
 async def test_a_stop_is_quick_when_everything_answers() -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     async with living(node):
         await node.rig.topic(partitions=16)
         await eventually(lambda: len(node.held()) == 16)
@@ -244,7 +178,7 @@ async def test_a_stop_is_quick_when_everything_answers() -> None:
 
 @pytest.mark.parametrize("away", ["redis", "postgres", "both"])
 async def test_a_stop_with_a_backend_away_stays_within_the_grace(away: str) -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     async with living(node):
         await node.rig.topic(partitions=8)
         await eventually(lambda: len(node.held()) == 8)
@@ -256,7 +190,7 @@ async def test_a_stop_with_a_backend_away_stays_within_the_grace(away: str) -> N
 
 
 async def test_a_stop_with_backends_that_do_not_answer_at_all_ends_by_the_graces() -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     async with living(node):
         topic = await node.rig.topic(partitions=8)
         await eventually(lambda: len(node.held()) == 8)
@@ -291,7 +225,7 @@ async def test_the_graces_of_the_whole_tree_fit_into_what_a_stop_may_take() -> N
             "AUTH_JWT_SECRET": "Zb3hQ9vJx0sW7kLm2pRt5uYc8dFg1aHe",
         }
     )
-    node = Node(make_world(grace_ms=limits.grace_ms))
+    node = TreeNode(make_world(grace_ms=limits.grace_ms))
     below = max(
         spec.grace
         for spec in partition_spec(node.rig.world, Topic(1, "t", 1), TopicPartition("t", 0), store_mailbox())
@@ -301,12 +235,12 @@ async def test_the_graces_of_the_whole_tree_fit_into_what_a_stop_may_take() -> N
     total = sum(spec.grace for spec in node.tree._specs) + below + sum(pools)
     release = 1.0  # what a persister takes beyond its grace
     assert total + release < limits.grace_ms / 1000 + MARGIN < 10
-    doubled = Node(make_world(grace_ms=2 * limits.grace_ms))
+    doubled = TreeNode(make_world(grace_ms=2 * limits.grace_ms))
     assert sum(spec.grace for spec in doubled.tree._specs) > 1.5 * sum(spec.grace for spec in node.tree._specs)
 
 
 async def test_waiting_reads_return_at_once_when_the_node_drains() -> None:
-    node = Node(make_world())
+    node = TreeNode(make_world())
     async with living(node), anyio.create_task_group() as tasks:
         await node.rig.topic()
         await node.gateway.create_group("orders", "g", start_id="$", start_ms=None)

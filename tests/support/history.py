@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -102,17 +102,19 @@ class History:
     #: Faults and unexpected answers, with their time.
     notes: list[tuple[float, str]] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
+    #: What tells the time: a simulation's is virtual.
+    clock: Callable[[], float] = time.monotonic
     #: For each group, what some consumer of it has got; kept up to date by `saw`.
     delivered: dict[str, set[Ev]] = field(default_factory=dict)
 
     # ---- producers
 
     def invoke(self, ev: Ev, key: str, payload: bytes) -> None:
-        self.sent[ev] = Sent(key, digest_of(payload), time.monotonic())
+        self.sent[ev] = Sent(key, digest_of(payload), self.clock())
 
     def succeed(self, ev: Ev, partition: int, at: Id) -> None:
         sent = self.sent[ev]
-        sent.outcome, sent.partition, sent.id, sent.answered = Outcome.OK, partition, at, time.monotonic()
+        sent.outcome, sent.partition, sent.id, sent.answered = Outcome.OK, partition, at, self.clock()
 
     def fail(self, ev: Ev) -> None:
         self._end(ev, Outcome.FAIL)
@@ -123,13 +125,13 @@ class History:
 
     def _end(self, ev: Ev, outcome: Outcome) -> None:
         sent = self.sent[ev]
-        sent.outcome, sent.answered = outcome, time.monotonic()
+        sent.outcome, sent.answered = outcome, self.clock()
 
     # ---- anybody
 
     def note(self, text: str) -> None:
         """Something worth reading beside the violations: a fault that began, an answer nobody expected."""
-        self.notes.append((time.monotonic(), text))
+        self.notes.append((self.clock(), text))
 
     def with_outcome(self, outcome: Outcome) -> Iterable[Ev]:
         return (ev for ev, sent in self.sent.items() if sent.outcome is outcome)
