@@ -62,7 +62,9 @@ class Requests:
 
     def _run(self) -> None:
         while not self._stop.is_set() and len(self.bad) < 10:
-            stamp = {"Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": str(self.good)} if self._numbered else {}
+            stamp = (
+                {"Producer-Id": "p", "Producer-Epoch": "0", "Producer-Seq": str(self.good)} if self._numbered else {}
+            )
             body = json.dumps({"events": [{"event_type": "t", "payload": self.good}], "partitions": 2})
             try:
                 self._connection.request("POST", "/v1/topics/orders/events", body, self._headers | stamp)
