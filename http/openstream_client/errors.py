@@ -107,7 +107,7 @@ class Unreachable(Unavailable):
 
 
 class OutcomeUnknown(ClientError):
-    """The answer to a write was lost: it may have been kept, or not. Unless `repeatable`, sending it again may double it."""
+    """The answer to a write was lost: it may have been kept, or not. Sending it again may double it."""
 
     @property
     def repeatable(self) -> bool:
