@@ -1,4 +1,4 @@
-"""The Python client and the command on real nodes when something goes wrong: lost answers, slow and failing handlers."""
+"""The Python client and the command on real nodes in trouble: lost answers, killed runs, slow and failing handlers."""
 
 from __future__ import annotations
 
