@@ -25,7 +25,7 @@ def rows_of(page: DeadLetters, shown_chars: int, for_person: bool) -> list[dict[
             payload = bytes(letter.raw_payload).decode()
             row["shown"] = payload if len(payload) <= shown_chars else f"{payload[:shown_chars]}…"
             row["died"] = datetime.fromtimestamp(letter.died_ms / 1000, UTC).isoformat(" ", "seconds")[:19]
-            row["stood"] = f"{letter.origin.topic}[{letter.origin.partition}] {letter.origin.redis_id}"
+            row["stood"] = f"p{letter.origin.partition}@{letter.origin.redis_id}"
         rows.append(row)
     return rows
 
