@@ -16,9 +16,12 @@ from urllib.parse import urlsplit
 
 import anyio
 import pytest
+from typer.testing import CliRunner
 
 from openstream_client import Event, Message, OpenStream
 from openstream_client.models import Kept
+from openstream_ops.cli import app
+from openstream_ops.errors import OpsError
 from openstream_ops.servers import EmbeddedServers
 from support.cluster import Cluster
 from support.tcp_proxy import tcp_proxy
@@ -43,17 +46,24 @@ def topic(request: pytest.FixtureRequest) -> str:
     return f"trouble.{os.getpid()}.{abs(hash(request.node.nodeid)) % 10**9}"
 
 
+def environment(cluster: Cluster) -> dict[str, str]:
+    return {"OPENSTREAM_URL": ",".join(cluster.urls), "OPENSTREAM_TOKEN": cluster.token()}
+
+
 def start(cluster: Cluster, *arguments: str) -> subprocess.Popen[str]:
-    env = {**os.environ, "OPENSTREAM_URL": ",".join(cluster.urls), "OPENSTREAM_TOKEN": cluster.token()}
     command = [sys.executable, "-m", "openstream_ops", *arguments]
+    env = {**os.environ, **environment(cluster)}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def openstream(cluster: Cluster, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Exit code, rows, and what was said on standard error."""
-    process = start(cluster, *arguments)
-    out, said = process.communicate(timeout=60)
-    return process.returncode, [json.loads(line) for line in out.splitlines()], said
+    """A command in this process: exit code, rows, and what was said on standard error."""
+    done = CliRunner().invoke(app, list(arguments), env=environment(cluster))
+    failure = done.exception
+    if failure is not None and not isinstance(failure, SystemExit | OpsError):
+        raise failure
+    code = failure.exit_code if isinstance(failure, OpsError) else done.exit_code
+    return code, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
 async def history(client: OpenStream, topic: str) -> list[Any]:
