@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from openstream_client.client import OpenStream
 from openstream_client.models import DeadLetters, Redriven
 from openstream_ops.asking import Stop
+from openstream_ops.quantities import since_ms
 
 #: The node takes so many ids a request.
 IDS = 1_000
@@ -24,8 +25,7 @@ def rows_of(page: DeadLetters, shown_chars: int, for_person: bool) -> list[dict[
         if for_person:
             payload = bytes(letter.raw_payload).decode()
             row["shown"] = payload if len(payload) <= shown_chars else f"{payload[:shown_chars]}…"
-            row["died"] = datetime.fromtimestamp(letter.died_ms / 1000, UTC).isoformat(" ", "seconds")[:19]
-            row["stood"] = f"p{letter.origin.partition}@{letter.origin.redis_id}"
+            row["ago"] = since_ms(max(0.0, time.time() * 1000 - letter.died_ms))
         rows.append(row)
     return rows
 

@@ -8,8 +8,10 @@ import typer
 from openstream_ops.options import Group, Json, TokenFile, Topic, Url, Yes
 
 dlq = typer.Typer(no_args_is_help=True, help="Dead letters of a group: list, redrive.")
-COLUMNS = {"LETTER": "letter_id", "DIED": "died", "REASON": "reason", "DELIVERIES": "deliveries", "TYPE": "event_type",
-           "KEY": "partition_key", "ORIGIN": "stood", "BACK": "redriven", "PAYLOAD": "shown"}  # fmt: skip
+#: Where the original stands is in the JSON: two ids are too wide for a terminal.
+COLUMNS = {"LETTER": "letter_id", "AGO": "ago", "REASON": "reason", "TRIES": "deliveries", "TYPE": "event_type",
+           "KEY": "partition_key", "BACK": "redriven", "PAYLOAD": "shown"}  # fmt: skip
+MAY_BREAK = {"event_type", "partition_key", "shown"}
 #: Letters of one request.
 PAGE = 500
 SHOWN_CHARS = 60
@@ -57,7 +59,7 @@ def list_letters(
 
     more = ask_until_stopped(work, url, token_file)
     if output.is_table:
-        output.rows(shown, COLUMNS, empty=f"{group} of {topic} has given up on nothing")
+        output.rows(shown, COLUMNS, empty=f"{group} of {topic} has given up on nothing", may_break=MAY_BREAK)
     if more:
         sys.stderr.write("there are more: --all shows them\n")
 
