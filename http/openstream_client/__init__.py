@@ -11,17 +11,22 @@ from openstream_client.errors import (
     NotFound,
     NotSent,
     OutcomeUnknown,
+    OutOfSequence,
     Overloaded,
     PartlyDone,
     Rejected,
     Retryable,
+    SequenceReused,
     ServerFault,
+    StaleEpoch,
     Unauthenticated,
     Unavailable,
+    UnknownProducer,
     Unreachable,
 )
 from openstream_client.message import Message
 from openstream_client.models import Event
+from openstream_client.numbering import Stamp
 from openstream_client.producer import Producer
 from openstream_client.sync import SyncOpenStream
 
@@ -36,6 +41,7 @@ __all__ = [
     "NotFound",
     "NotSent",
     "OpenStream",
+    "OutOfSequence",
     "OutcomeUnknown",
     "Overloaded",
     "PartlyDone",
@@ -43,9 +49,13 @@ __all__ = [
     "Receipt",
     "Rejected",
     "Retryable",
+    "SequenceReused",
     "ServerFault",
+    "StaleEpoch",
+    "Stamp",
     "SyncOpenStream",
     "Unauthenticated",
     "Unavailable",
+    "UnknownProducer",
     "Unreachable",
 ]

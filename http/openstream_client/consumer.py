@@ -1,7 +1,8 @@
 """Consuming as an async iterator: `async for message in client.consume("orders", "billing")`.
 
-A task reads ahead by long-poll, up to `prefetch` messages, and waits patiently while nodes are away. Nothing is lost
-when it ends: what was not acked is handed to the next reader after the group's idle time.
+A task reads ahead by long-poll, up to `prefetch` messages, and waits patiently while nodes are away. What waits here
+and the message the loop is at are kept, however slow the loop is. Nothing is lost when it ends: what was not acked is
+handed to the next reader after the group's idle time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +23,7 @@ from openstream_client.backoff import Backoff
 from openstream_client.bell import Bell
 from openstream_client.calls import Calls
 from openstream_client.errors import ClientError, Retryable
+from openstream_client.hands import Hands, InHand
 from openstream_client.message import Message
 from openstream_client.models import Kept
 
@@ -30,6 +33,10 @@ BLOCK_MS = 10_000
 ACK_LINGER = 0.05
 #: Seconds that closing waits for the last acks.
 CLOSE_WITHIN = 5.0
+#: Seconds before what a handler failed at is handed out again.
+NACK_DELAY = 1.0
+#: Seconds for which an event is kept here at most: a loop that nobody goes on with must not hold it for ever.
+KEEP_FOR = 600.0
 
 
 class Consumer:
@@ -49,9 +56,13 @@ class Consumer:
         auto_ack: bool = False,
         claim_idle_ms: int | None = None,
         ack_linger: float = ACK_LINGER,
+        nack_delay: float = NACK_DELAY,
+        extend_every: float | None = None,
+        keep_for: float = KEEP_FOR,
     ) -> None:
         """`auto_ack`: asking for the next message acks the one before. `claim_idle_ms`: take over what others hold
-        longer than that; nodes do so by themselves after OPENSTREAM_CLAIM_IDLE_MS."""
+        longer than that; nodes do so by themselves after the group's own. `extend_every`: seconds between two
+        extensions, without it a third of the group's `claim_idle_ms`; each event is kept for `keep_for` seconds."""
         self.name = consumer or f"{socket.gethostname()}-{os.getpid()}"
         self._calls = calls
         self._tasks = tasks
@@ -62,14 +73,16 @@ class Consumer:
         self._partitions = partitions
         self._auto_ack = auto_ack
         self._claim_idle_ms = claim_idle_ms
+        self._nack_delay = nack_delay
         self._acks = Acks(calls, topic, group, linger=ack_linger)
-        self._buffer: deque[Kept] = deque()
+        self._hands = Hands(calls, topic, group, self.name, self._acks, every=extend_every, keep_for=keep_for)
+        self._buffer: deque[InHand] = deque()
         self._changed = Bell()
         self._room = Bell()
         self._scope: anyio.CancelScope | None = None
         self._stopping = False
         self._failure: ClientError | None = None
-        self._in_hand: Message | None = None
+        self._in_hand: InHand | None = None
         #: The last trouble with reading, while there is some: it is tried again without an end.
         self.trouble: Retryable | None = None
 
@@ -88,6 +101,7 @@ class Consumer:
         """Stop, send the acks that wait (for at most CLOSE_WITHIN seconds), give up what was not worked on."""
         self.stop()
         self._buffer.clear()
+        self._hands.leave_all()
         if self._acks.waiting:
             with anyio.move_on_after(CLOSE_WITHIN, shield=True):
                 await self._acks.flush()
@@ -96,14 +110,13 @@ class Consumer:
         return self
 
     async def __anext__(self) -> Message:
-        if self._auto_ack and self._in_hand is not None:
-            await self._in_hand.ack()
-        self._in_hand = None
+        await self._leave_last()
         if self._scope is None:
             self._scope = anyio.CancelScope()
             self._tasks.start_soon(self._acks.run)
             self._tasks.start_soon(self._run, self._scope)
-        while not self._buffer and not self._stopping and self._failure is None:
+            self._tasks.start_soon(self._hands.run)
+        while not self._next_in_buffer() and not self._stopping and self._failure is None:
             await self._changed.wait()
         if self._stopping:
             await self.aclose()
@@ -111,10 +124,24 @@ class Consumer:
         failure = self._failure or self._acks.failure
         if failure is not None:
             raise failure
-        event = self._buffer.popleft()
+        self._in_hand = self._buffer.popleft()
         self._room.ring()
-        self._in_hand = Message(event, self._acks.add)
-        return self._in_hand
+        return Message(self._in_hand, self._hands, self._nack_delay)
+
+    async def _leave_last(self) -> None:
+        """Asking for the next message ends the work on the one before, unless that goes on in a block of its own."""
+        last, self._in_hand = self._in_hand, None
+        if last is not None and self._auto_ack:
+            await self._hands.ack(last)
+        elif last is not None and not last.worked_on:
+            self._hands.leave(last)
+
+    def _next_in_buffer(self) -> bool:
+        """Whether there is one; those that were lost while they waited here are passed over."""
+        while self._buffer and self._buffer[0].lost:
+            self._buffer.popleft()
+            self._room.ring()
+        return bool(self._buffer)
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,7 +149,13 @@ class Consumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.aclose()
+        try:
+            if isinstance(error, Exception) and self._in_hand is not None:
+                # The loop failed at this message. Its own error goes out; what no node takes back comes again in time.
+                with suppress(Retryable):
+                    await self._hands.nack(self._in_hand, self._nack_delay)
+        finally:
+            await self.aclose()
 
     async def _run(self, scope: anyio.CancelScope) -> None:
         with scope:
@@ -163,5 +196,5 @@ class Consumer:
 
     def _take(self, events: list[Kept]) -> None:
         if events:
-            self._buffer.extend(events)
+            self._buffer.extend(self._hands.take(events))
             self._changed.ring()

@@ -53,6 +53,27 @@ class Conflict(ClientError):
     """The request disagrees with what exists."""
 
 
+class StaleEpoch(Forbidden):
+    """This producer has been replaced: a newer epoch of it has begun. Stop; nothing was kept."""
+
+
+class OutOfSequence(Conflict):
+    """The number of a request is not the next one of its producer. Below `expected_seq` everything is kept."""
+
+    @property
+    def expected_seq(self) -> int | None:
+        found = self.facts.get("expected_seq")
+        return None if found is None else int(found)
+
+
+class SequenceReused(Conflict):
+    """Under this number the producer has sent other events before. Repeat those, or begin a newer epoch."""
+
+
+class UnknownProducer(Conflict):
+    """Nobody knows what this producer has sent before. Nothing was kept now; go on with a newer epoch from 0."""
+
+
 class Gone(ClientError):
     """What is asked for was there and is not kept any more."""
 
@@ -88,6 +109,11 @@ class Unreachable(Unavailable):
 class OutcomeUnknown(ClientError):
     """The answer to a write was lost: it may have been kept, or not. Sending it again may double it."""
 
+    @property
+    def repeatable(self) -> bool:
+        """The node says that it would know the same request again."""
+        return bool(self.facts.get("repeatable"))
+
 
 class PartlyDone(ClientError):
     """A part of the events was kept and a part was not; `results` says which, one per event with its `status`."""
@@ -105,7 +131,14 @@ class ServerFault(ClientError):
     """The node failed in a way that is its own fault."""
 
 
-_BY_SLUG: Mapping[str, type[ClientError]] = {"outcome-unknown": OutcomeUnknown, "partly-done": PartlyDone}
+_BY_SLUG: Mapping[str, type[ClientError]] = {
+    "outcome-unknown": OutcomeUnknown,
+    "partly-done": PartlyDone,
+    "stale-epoch": StaleEpoch,
+    "out-of-sequence": OutOfSequence,
+    "sequence-reused": SequenceReused,
+    "unknown-producer": UnknownProducer,
+}
 _BY_STATUS: Mapping[int, type[ClientError]] = {
     401: Unauthenticated,
     403: Forbidden,
@@ -115,6 +148,8 @@ _BY_STATUS: Mapping[int, type[ClientError]] = {
     429: Overloaded,
     503: Unavailable,
 }
+#: What a proxy says when a node it has given the request to did not answer.
+_UNANSWERED = frozenset({502, 504})
 
 
 def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
@@ -128,6 +163,11 @@ def of_answer(status: int, headers: Mapping[str, str], body: bytes) -> ClientErr
         facts["retry_after_ms"] = int(after) * 1000
     detail = str(problem.get("detail") or problem.get("title") or f"the answer was {status}")
     return kind(detail, status=status, slug=slug, facts=facts)
+
+
+def is_unanswered(error: ClientError) -> bool:
+    """Whether it comes from a proxy that does not know what became of the request, and not from a node."""
+    return error.status in _UNANSWERED and not error.slug
 
 
 def _problem(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 
 from openstream_client.backoff import Backoff
-from openstream_client.calls import history_path
+from openstream_client.caller import history_path
 from openstream_client.errors import Unavailable
 from openstream_client.models import Kept
 from openstream_client.transport import Transport

@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
 
 from openstream_client import tracing
-from openstream_client.models import Kept
+from openstream_client.errors import Retryable
+from openstream_client.hands import Hands, InHand
 
 
 class Message:
-    """Read it, work on it, `await message.ack()`."""
+    """Read it, work on it, `await message.ack()`.
 
-    __slots__ = ("_ack", "event")
+    Or `async with message: …`: acked at the end, given back on an exception, and kept for as long as that takes, also
+    beside the loop.
+    """
 
-    def __init__(self, event: Kept, ack: Callable[[Kept], Awaitable[None]]) -> None:
-        self.event = event
-        self._ack = ack
+    __slots__ = ("_hands", "_held", "_nack_delay", "event")
+
+    def __init__(self, held: InHand, hands: Hands, nack_delay: float) -> None:
+        self.event = held.event
+        self._held = held
+        self._hands = hands
+        self._nack_delay = nack_delay
 
     async def ack(self) -> None:
         """Done with it. Acks travel together, a moment later; `Consumer.flush` waits for them."""
-        await self._ack(self.event)
+        await self._hands.ack(self._held)
+
+    async def nack(self, delay: float | None = None) -> None:
+        """Give it back: it is handed out again after `delay` seconds, or is a dead letter now."""
+        await self._hands.nack(self._held, self._nack_delay if delay is None else delay)
+
+    async def __aenter__(self) -> Self:
+        self._held.worked_on = True
+        self._hands.keep(self._held)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            await self._hands.ack(self._held)
+        elif isinstance(error, Exception):
+            # The handler's own error goes out. What no node takes back comes again after the group's idle time.
+            with suppress(Retryable):
+                await self._hands.nack(self._held, self._nack_delay)
+        else:
+            self._hands.leave(self._held)
+
+    @property
+    def settled(self) -> bool:
+        """It was acked or given back."""
+        return self._held.settled
+
+    @property
+    def lost(self) -> bool:
+        """It was held for too long, or somebody moved the group: another consumer has it, or will."""
+        return self._held.lost
 
     @property
     def partition(self) -> int:

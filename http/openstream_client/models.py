@@ -16,21 +16,25 @@ class Event(Struct, frozen=True, omit_defaults=True):
     partition_key: str | None = None
     headers: dict[str, str] | None = None
     timestamp_ms: int | None = None
+    #: An event with an id that was seen in its partition not long ago is not kept again.
+    event_id: str | None = None
 
 
 class Placed(Struct, frozen=True):
-    """Where an event stands."""
+    """Where an event stands. `duplicate`: it was there before."""
 
     partition: int
     redis_id: str
+    duplicate: bool = False
 
 
 class Produced(Struct, frozen=True):
-    """`results` in the order of the events."""
+    """`results` in the order of the events. `duplicate`: all were there before."""
 
     topic: str
     partitions: int
     results: list[Placed]
+    duplicate: bool = False
 
 
 class Topic(Struct, frozen=True):
@@ -43,11 +47,21 @@ class Topic(Struct, frozen=True):
     created_ms: int = 0
 
 
-class GroupMade(Struct, frozen=True):
-    """`created`: on how many partitions the group is new; 0: it was there."""
+class GroupSettings(Struct, frozen=True, kw_only=True):
+    """What is set on a group. `claim_idle_ms` None: the node's default; `max_deliveries` None: without end."""
 
     topic: str
     group: str
+    visibility: str = "appended"
+    max_deliveries: int | None = None
+    claim_idle_ms: int | None = None
+    dead_letter_topic: str = ""
+    paused: bool = False
+
+
+class GroupMade(GroupSettings, frozen=True, kw_only=True):
+    """`created`: on how many partitions the group is new; 0: it was there."""
+
     partitions: int
     created: int
 
@@ -70,9 +84,9 @@ class GroupPartition(Struct, frozen=True):
     served_from: str = "redis"
 
 
-class Group(Struct, frozen=True):
-    topic: str
-    group: str
+class Group(GroupSettings, frozen=True, kw_only=True):
+    """Where a group stands, and what is set on it."""
+
     pending: int
     lag: int | None
     partitions: list[GroupPartition]
@@ -142,6 +156,64 @@ class Delivered(Struct, frozen=True):
 
 class Acked(Struct, frozen=True):
     acked: int
+
+
+class Nacked(Struct, frozen=True):
+    """How many were given back, and how many the group gives up on with that."""
+
+    nacked: int
+    dead_lettered: int
+
+
+class Held(Struct, frozen=True):
+    partition: int
+    redis_ids: list[str]
+
+
+class Extended(Struct, frozen=True):
+    """`lost`: what this consumer does not hold any more."""
+
+    extended: int
+    lost: list[Held] = []
+
+
+class Origin(Struct, frozen=True):
+    """Where the original of a dead letter stands."""
+
+    topic: str
+    partition: int
+    redis_id: str
+
+
+class DeadLetter(Kept, frozen=True, kw_only=True):
+    """`deliveries`: of the original, in vain. `redriven`: it went back already."""
+
+    letter_id: str
+    origin: Origin
+    reason: str
+    consumer: str | None = None
+    died_ms: int = 0
+    redriven: bool = False
+
+
+class DeadLetters(Struct, frozen=True):
+    """`next_id` goes on where this page ended; None: there is no more now."""
+
+    topic: str
+    group: str
+    dead_letter_topic: str
+    dead_letters: list[DeadLetter]
+    next_id: str | None = None
+
+
+class Redriven(Struct, frozen=True):
+    """`already`: went back before. `next_id` not None: there is more to do from there on."""
+
+    dead_letter_topic: str
+    redriven: int
+    already: int
+    unknown: list[str] = []
+    next_id: str | None = None
 
 
 class Replay(Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Producing many events: gathered into requests, in bounded memory, in order for each key.
 
-A key belongs to a lane and a lane has one request on its way, so a request that is repeated (only when nothing of it
-was kept) is overtaken by nothing. An unknown outcome is reported and never repeated.
+A key belongs to a lane and a lane has one request on its way, so a request that is repeated is overtaken by nothing.
+Requests are numbered (numbering.py): one whose answer was lost is sent again, to any node, and kept once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from openstream_client import tracing
 from openstream_client.batch import Batch, Receipt
 from openstream_client.bell import Bell
 from openstream_client.calls import Calls, as_event
-from openstream_client.delivery import deliver
+from openstream_client.delivery import deliver, deliver_numbered
 from openstream_client.errors import ClientError, NotSent
 from openstream_client.models import Event
+from openstream_client.numbering import Numbering, Stamp
 
 #: The node's own limit is 5000 events; its limit of bytes is a setting, 8 MiB unless set.
 BATCH_EVENTS = 500
@@ -50,7 +51,16 @@ class Producer:
         ack: str = "appended",
         give_up_after: float = GIVE_UP_AFTER,
         on_failure: OnFailure | None = None,
+        idempotent: bool = True,
+        stamp: Stamp | None = None,
     ) -> None:
+        """`idempotent=False`: requests are not numbered, and one whose answer was lost ends with OutcomeUnknown.
+
+        `stamp`: a name, epoch and first number of your own, to go on where a producer before stopped. Whoever gives the
+        same name a newer epoch ends this producer (StaleEpoch). It needs one lane, and any failure ends it.
+        """
+        if stamp is not None and (lanes != 1 or not idempotent):
+            raise ValueError("a stamp needs one lane and idempotent requests")
         self._calls = calls
         self._topic = topic
         self._batch_events = batch_events
@@ -60,7 +70,8 @@ class Producer:
         self._ack = ack
         self._give_up_after = give_up_after
         self._on_failure = on_failure
-        self._lanes = [_Lane() for _ in range(lanes)]
+        self._goes_on = on_failure is not None and stamp is None
+        self._lanes = [_Lane(Numbering(stamp, own=stamp is None) if idempotent else None) for _ in range(lanes)]
         self._turns = count()
         self._buffered = 0
         self._less = Bell()
@@ -71,6 +82,12 @@ class Producer:
     def buffered_bytes(self) -> int:
         """Bytes of events without an outcome; `send` waits so that it stays within `buffer_bytes`."""
         return self._buffered
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """The stamp of the next request of the only lane; after `flush` this is where another producer may go on."""
+        numbering = self._lanes[0].numbering
+        return None if numbering is None or len(self._lanes) > 1 else numbering.stamp
 
     async def send(self, event: Event | Mapping[str, Any]) -> Receipt:
         """Hand an event over. Returns as soon as there is room for it, which is not yet when it is kept."""
@@ -131,11 +148,20 @@ class Producer:
             try:
                 if self._failure is not None:
                     raise NotSent(f"an earlier event failed: {self._failure.detail}")
-                await deliver(self._calls, self._topic, batch, ack=self._ack, give_up_after=self._give_up_after)
+                await self._deliver(lane, batch)
             except ClientError as error:
                 batch.settle_rest(error)
+                if lane.numbering is not None and lane.numbering.own:
+                    lane.numbering.begin_anew()  # and what is still on its way of this batch is refused from then on
             finally:
                 self._done(batch)
+
+    async def _deliver(self, lane: _Lane, batch: Batch) -> None:
+        how: dict[str, Any] = {"ack": self._ack, "give_up_after": self._give_up_after}
+        if lane.numbering is None:
+            await deliver(self._calls, self._topic, batch, **how)
+        else:
+            await deliver_numbered(self._calls, self._topic, batch, lane.numbering, **how)
 
     async def _next(self, lane: _Lane) -> Batch:
         """The oldest batch, once it is full, has waited for `linger` or is being flushed."""
@@ -154,7 +180,7 @@ class Producer:
             if isinstance(outcome, ClientError) and event is not None:
                 if self._on_failure is not None:
                     self._on_failure(event, outcome)
-                elif self._failure is None:
+                if self._failure is None and not self._goes_on:
                     self._failure = outcome
         self._buffered -= batch.size
         batch.settled.set()
@@ -164,6 +190,7 @@ class Producer:
 class _Lane:
     """Batches in order; the last one may still be open."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbering: Numbering | None) -> None:
+        self.numbering = numbering
         self.queue: deque[Batch] = deque()
         self.more = Bell()

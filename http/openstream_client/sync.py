@@ -5,7 +5,7 @@ The names, the arguments and the errors are those of OpenStream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
@@ -18,7 +18,7 @@ from openstream_client.batch import Receipt
 from openstream_client.calls import Calls
 from openstream_client.client import OpenStream
 from openstream_client.message import Message
-from openstream_client.models import Event, Kept, Placed
+from openstream_client.models import Event, Kept, Placed, Redriven
 from openstream_client.producer import Producer
 
 P = ParamSpec("P")
@@ -80,9 +80,16 @@ class SyncOpenStream:
     delete_group = _waiting(Calls.delete_group)
     reset_group = _waiting(Calls.reset_group)
     preview_reset = _waiting(Calls.preview_reset)
+    alter_group = _waiting(Calls.alter_group)
+    pause_group = _waiting(Calls.pause_group)
+    resume_group = _waiting(Calls.resume_group)
     read = _waiting(Calls.read)
     ack = _waiting(Calls.ack)
+    nack = _waiting(Calls.nack)
+    extend = _waiting(Calls.extend)
     claim = _waiting(Calls.claim)
+    dead_letters = _waiting(Calls.dead_letters)
+    redrive = _waiting(Calls.redrive)
     history = _waiting(Calls.history)
     start_replay = _waiting(Calls.start_replay)
     replays = _waiting(Calls.replays)
@@ -91,6 +98,10 @@ class SyncOpenStream:
     mint_token = _waiting(Calls.mint_token)
     summary = _waiting(Calls.summary)
     cluster = _waiting(Calls.cluster)
+
+    def redrive_all(self, topic: str, group: str, *, to: str = "group") -> Generator[Redriven, None, None]:
+        """Every dead letter, request after request; what each has done."""
+        yield from self._iterate(self.client.redrive_all(topic, group, to=to))
 
     def consume(self, topic: str, group: str, **options: Any) -> Generator[SyncMessage, None, None]:
         """`for message in client.consume("orders", "billing")`; leaving the loop sends the acks that wait."""
@@ -113,31 +124,42 @@ class SyncOpenStream:
 
     def stream_history(self, topic: str, **span: Any) -> Generator[Kept, None, None]:
         """Everything that is kept, one event after the other."""
-        events = self.client.stream_history(topic, **span)
+        yield from self._iterate(self.client.stream_history(topic, **span))
+
+    def _iterate(self, items: AsyncGenerator[R, None]) -> Generator[R, None, None]:
         try:
             while True:
                 try:
-                    yield self.portal.call(events.__anext__)
+                    yield self.portal.call(items.__anext__)
                 except StopAsyncIteration:
                     return
         finally:
-            self.portal.call(events.aclose)
+            self.portal.call(items.aclose)
 
 
 class SyncMessage(Message):
-    """A message whose `ack` does not have to be awaited."""
+    """A message whose `ack` and `nack` do not have to be awaited; `with message: …` does one of them at its end."""
 
     __slots__ = ("_portal",)
 
     def __init__(self, message: Message, portal: BlockingPortal) -> None:
-        super().__init__(message.event, message._ack)
+        super().__init__(message._held, message._hands, message._nack_delay)
         self._portal = portal
 
     def ack(self) -> None:  # type: ignore[override]
-        self._portal.call(self._ack_async)
+        self._portal.call(Message.ack, self)
 
-    async def _ack_async(self) -> None:
-        await super().ack()
+    def nack(self, delay: float | None = None) -> None:  # type: ignore[override]
+        self._portal.call(Message.nack, self, delay)
+
+    def __enter__(self) -> Self:
+        self._portal.call(Message.__aenter__, self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._portal.call(Message.__aexit__, self, kind, error, traceback)
 
 
 class SyncProducer:

@@ -18,6 +18,7 @@ from openstream_client.errors import (
     Rejected,
     Unavailable,
     Unreachable,
+    is_unanswered,
     of_answer,
 )
 
@@ -75,6 +76,7 @@ class Transport:
         *,
         body: bytes | None = None,
         params: Params | None = None,
+        headers: Mapping[str, str] | None = None,
         repeatable: bool,
         wait: float = 0.0,
     ) -> httpx2.Response:
@@ -82,7 +84,7 @@ class Transport:
         timeout = httpx2.Timeout(self._timeout, read=self._timeout + wait)
         trouble: ClientError | None = None
         for _ in self._urls:
-            request = self._request(method, path, body, params, timeout)
+            request = self._request(method, path, body, params, timeout, headers)
             try:
                 answer = await self._http.send(request)
             except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
@@ -90,17 +92,20 @@ class Transport:
             except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
                 raise Rejected(f"{self.url} is not a URL of a node: {error}") from error
             except httpx2.TransportError as error:
-                if not repeatable:
-                    detail = f"{self.url} did not answer ({_named(error)}); the request may have been done, or not"
-                    raise OutcomeUnknown(detail) from error
-                trouble = self._unreachable(error)
+                trouble = self._unreachable(error) if repeatable else self._unanswered(_named(error))
             else:
                 if answer.is_success:
                     return answer
                 trouble = of_answer(answer.status_code, answer.headers, answer.content)
-                if not isinstance(trouble, Unavailable):
+                if is_unanswered(trouble):
+                    said = f"status {answer.status_code} of a proxy"
+                    trouble = self._unreachable(said) if repeatable else self._unanswered(said)
+                elif not isinstance(trouble, Unavailable):
                     raise trouble
+            # Whoever asks next, asks another one.
             self._next()
+            if isinstance(trouble, OutcomeUnknown):
+                raise trouble
         raise trouble or Unreachable()
 
     @asynccontextmanager
@@ -128,9 +133,15 @@ class Transport:
             raise
 
     def _request(
-        self, method: str, path: str, body: bytes | None, params: Params | None, timeout: httpx2.Timeout
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        params: Params | None,
+        timeout: httpx2.Timeout,
+        more: Mapping[str, str] | None = None,
     ) -> httpx2.Request:
-        headers: dict[str, str] = tracing.current()
+        headers: dict[str, str] = {**tracing.current(), **(more or {})}
         if body is not None:
             headers["content-type"] = JSON
         given: dict[str, Any] = {name: value for name, value in (params or {}).items() if value is not None}
@@ -138,13 +149,16 @@ class Transport:
             method, self.url + path, content=body, params=given, headers=headers, timeout=timeout
         )
 
-    def _unreachable(self, error: Exception) -> Unreachable:
+    def _unreachable(self, error: Exception | str) -> Unreachable:
         return Unreachable(f"cannot reach {self.url} ({_named(error)})")
+
+    def _unanswered(self, why: str) -> OutcomeUnknown:
+        return OutcomeUnknown(f"{self.url} did not answer ({why}); the request may have been done, or not")
 
     def _next(self) -> None:
         self._at = (self._at + 1) % len(self._urls)
 
 
-def _named(error: Exception) -> str:
+def _named(error: Exception | str) -> str:
     """What an error of the HTTP library says; some say nothing but their name."""
     return str(error) or type(error).__name__

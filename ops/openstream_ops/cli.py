@@ -9,6 +9,7 @@ from openstream_ops.commands.bench import bench
 from openstream_ops.commands.consume import consume, tail
 from openstream_ops.commands.demo import demo
 from openstream_ops.commands.dev import dev
+from openstream_ops.commands.dlq import dlq
 from openstream_ops.commands.doctor import doctor
 from openstream_ops.commands.group import group
 from openstream_ops.commands.node import node
@@ -29,7 +30,7 @@ app = typer.Typer(
 # In the order in which a person meets them.
 for _command in (dev, node, status, doctor, demo, produce, consume, tail, tree, bench):
     app.command(_command.__name__)(_command)
-for _group, _name in ((topic, "topic"), (group, "group"), (replay, "replay"), (token, "token")):
+for _group, _name in ((topic, "topic"), (group, "group"), (dlq, "dlq"), (replay, "replay"), (token, "token")):
     app.add_typer(_group, name=_name)
 
 

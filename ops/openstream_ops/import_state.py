@@ -1,7 +1,7 @@
 """How far a file has been produced: a small file beside it, written before and after each request.
 
-`sending` is the request that is on its way. When it stands in a state that is read back, nobody knows whether those
-lines are in: the process was killed, or the answer was lost.
+`sending` is the request that is on its way. When it stands in a state that is read back, the process was killed or the
+answer was lost: the same request is sent again under its number (`stamp`), and the node knows whether it has it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Self
+from uuid import uuid4
 
+from openstream_client.numbering import Stamp
 from openstream_ops import private_file
 from openstream_ops.errors import OpsError
 
@@ -34,6 +36,8 @@ class ImportState:
     #: SHA-256 of the first bytes up to `head_bytes`: another file under the same name is another import.
     head: str
     head_bytes: int
+    #: Of the next request, or of the one that is on its way.
+    stamp: Stamp
     line: int = 0
     offset: int = 0
     sent: int = 0
@@ -46,14 +50,20 @@ class ImportState:
         file.seek(0)
         head = file.read(_HEAD_BYTES)
         file.seek(0)
-        return cls(topic, hashlib.sha256(head).hexdigest(), len(head))
+        return cls(topic, hashlib.sha256(head).hexdigest(), len(head), Stamp(f"file-{uuid4().hex}"))
+
+    @classmethod
+    def of_pipe(cls, topic: str) -> Self:
+        """For one run; it is never read back."""
+        return cls(topic, "", 0, Stamp(f"pipe-{uuid4().hex}"))
 
     @classmethod
     def load(cls, path: Path, file: IO[bytes], topic: str) -> Self:
         """What `path` remembers of this file and topic; a fresh one when it remembers nothing."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            state = cls(**{**found, "sending": Sending(**found["sending"]) if found["sending"] else None})
+            sending = Sending(**found["sending"]) if found["sending"] else None
+            state = cls(**{**found, "stamp": Stamp(**found["stamp"]), "sending": sending})
         except FileNotFoundError:
             return cls.of(file, topic)
         except (ValueError, TypeError, KeyError) as error:

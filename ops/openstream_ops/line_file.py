@@ -31,6 +31,7 @@ class _Line(Struct, forbid_unknown_fields=True, omit_defaults=True):
     partition_key: str | None = None
     timestamp_ms: int | None = None
     headers: dict[str, str] | None = None
+    event_id: str | None = None
     partition: int | None = None
     redis_id: str | None = None
     deliveries: int | None = None
@@ -72,11 +73,14 @@ class LineFile:
         self._offset = offset
         self._line = line
 
-    def next_chunk(self) -> Chunk | None:
-        """None when there is no line now: at the end of a file, or of what has come through a pipe."""
+    def next_chunk(self, end: int | None = None) -> Chunk | None:
+        """None when there is no line now: at the end of a file, or of what has come through a pipe.
+
+        `end`: where the chunk ends, one that was cut before; else it has CHUNK_LINES lines or CHUNK_BYTES.
+        """
         chunk = Chunk(self._line + 1, self._line, self._offset)
         size = 0
-        while len(chunk.events) < CHUNK_LINES and size < CHUNK_BYTES:
+        while self._offset < end if end is not None else len(chunk.events) < CHUNK_LINES and size < CHUNK_BYTES:
             raw = self._file.readline(MAX_LINE_BYTES + 1)
             if not raw:
                 break

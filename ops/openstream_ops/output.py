@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -28,13 +28,21 @@ class Output:
     def __init__(self, as_json: bool = False) -> None:
         self.is_table = sys.stdout.isatty() and not as_json
 
-    def rows(self, rows: Sequence[Mapping[str, Any]], columns: Columns, *, empty: str = "nothing there") -> None:
+    def rows(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Columns,
+        *,
+        empty: str = "nothing there",
+        may_break: Collection[str] = (),
+    ) -> None:
+        """`may_break`: fields that give way where a terminal is too narrow."""
         if not self.is_table:
             self.lines(msgspec.json.encode(row) for row in rows)
         elif not rows:
             self.say(empty)
         else:
-            self._table(rows, columns)
+            self._table(rows, columns, may_break)
 
     def record(self, record: Mapping[str, Any], title: str = "") -> None:
         """One thing: its fields below each other, or one line of JSON."""
@@ -71,7 +79,7 @@ class Output:
             os.close(null)
             raise ReaderGone("the reader of the output is gone") from None
 
-    def _table(self, rows: Sequence[Mapping[str, Any]], columns: Columns) -> None:
+    def _table(self, rows: Sequence[Mapping[str, Any]], columns: Columns, may_break: Collection[str]) -> None:
         from rich import box
         from rich.console import Console
         from rich.table import Table
@@ -82,7 +90,8 @@ class Output:
             number = all(isinstance(row.get(name), int | float | None) for row in rows)
             # An id that is broken over two lines cannot be copied.
             short = all(len(shown(row.get(name))) <= LONGEST_UNBROKEN for row in rows)
-            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=short)
+            whole = short and name not in may_break
+            table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=whole)
         for row in rows:
             table.add_row(*(Text(shown(row.get(name))) for name in columns.values()))
         Console().print(table)

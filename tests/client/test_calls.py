@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import deque
 from types import ModuleType
@@ -98,6 +99,15 @@ async def test_a_produce_whose_answer_was_lost_is_sent_to_no_other_node(
         await client.produce("orders", Event("test", 1))
     assert len(service.requests) == 1
     assert service.events("orders") == []
+
+
+async def test_events_with_ids_of_their_own_are_asked_for_once_more(client: OpenStream, service: FakeService) -> None:
+    service.produce_faults += [httpx2.ReadTimeout("")] * 2
+    with pytest.raises(OutcomeUnknown):
+        await client.produce("orders", [Event("test", 1, event_id="a"), Event("test", 2)])
+    await client.produce("orders", [Event("test", 1, event_id="a")])
+    assert [request.url.host for request in service.requests] == ["a", "b", "a"]
+    assert [event["event_id"] for event in service.events("orders")] == ["a"]
 
 
 async def test_names_cannot_walk_up_the_path(client: OpenStream, service: FakeService) -> None:
@@ -220,7 +230,15 @@ def test_the_client_without_await_does_the_same(service: FakeService, anyio_back
             if len(seen) == 2:
                 break
         assert seen == [1, 2]
+        service.put("orders", 3, 4)
+        for message in client.consume("orders", "billing"):
+            with contextlib.suppress(ZeroDivisionError), message:
+                if message.payload == 4:
+                    break
+                raise ZeroDivisionError
+        assert service.nacked == [(0, "3-0", 1_000)]
+        service.topics["orders"][0] = service.topics["orders"][0][:2]
         assert [event.payload for event in client.stream_history("orders")] == [1, 2]
         with pytest.raises(NotFound):
             client.topic("nothing")
-    assert len(service.acked) == 2
+    assert len(service.acked) == 3

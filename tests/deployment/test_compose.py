@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from deployment.files import OPS, load
+from openstream_http.server import GOODBYE
 from openstream_runtime.node import MARGIN
 from openstream_runtime.settings import Settings, weakness_of
 
@@ -109,6 +110,16 @@ def test_the_proxy_and_prometheus_know_every_node() -> None:
         one for one in load(OPS / "prometheus" / "prometheus.yml")["scrape_configs"] if one["job_name"] == "openstream"
     )
     assert job["static_configs"] == [{"targets": [f"{name}:8000" for name in NODES]}]
+
+
+def test_the_proxy_sees_that_a_node_stops_while_that_node_still_says_so() -> None:
+    text = (OPS / "haproxy" / "haproxy.cfg").read_text()
+    looks = re.search(r"check inter (\d+)ms fastinter (\d+)ms fall (\d+) rise 1", text)
+    assert looks is not None
+    inter, fastinter, fall = map(int, looks.groups())
+    assert fall > 1, "a node that is slow once is not one that stops"
+    assert inter + (fall - 1) * fastinter < GOODBYE * 1000 / 2, "and as long again for a busy machine"
+    assert "option http-server-close" in text, "a kept connection may be closed while a request is on its way"
 
 
 def test_what_is_mounted_exists() -> None:

@@ -6,12 +6,13 @@ import http.server
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 #: Instead of an answer to a produce request: a problem; `lost` (kept, and the connection breaks); `refused lines`.
 Fault = tuple[int, str, dict[str, Any]] | str
+Stamp = tuple[str | None, ...]
 
 
 class ScriptedNode:
@@ -20,6 +21,8 @@ class ScriptedNode:
     def __init__(self) -> None:
         self.kept: list[dict[str, Any]] = []
         self.faults: deque[Fault] = deque()
+        #: Of each producer its last request, epoch and number first, and the answer. A test may clear it.
+        self.producers: dict[str, tuple[str | None, str | None, list[dict[str, Any]], tuple[int, dict[str, Any]]]] = {}
         #: A produce request waits for this; a test clears it to hold one on its way.
         self.open = threading.Event()
         self.open.set()
@@ -27,19 +30,31 @@ class ScriptedNode:
         self.tokens: list[str | None] = []
         self.url = ""
 
-    def produce(self, events: list[dict[str, Any]]) -> tuple[int, dict[str, Any]] | None:
+    def produce(self, events: list[dict[str, Any]], stamp: Stamp) -> tuple[int, dict[str, Any]] | None:
+        """`stamp`: what the three headers say. Of each producer only the last request is known again."""
         self.arrived.set()
         self.open.wait(30)
         fault = self.faults.popleft() if self.faults else None
+        producer, epoch, seq = stamp
+        known = self.producers.get(producer or "")
+        if producer is not None and not isinstance(fault, tuple):
+            if known is None and seq != "0":
+                return self.problem(409, "unknown-producer")
+            if known is not None and known[:2] == (epoch, seq):
+                return known[3] if known[2] == events else self.problem(409, "sequence-reused")
         if isinstance(fault, tuple):
-            status, slug, facts = fault
-            return status, {"type": f"/problems/{slug}", "detail": f"it is {slug}", "status": status, **facts}
-        self.kept += events
-        if fault == "lost":
-            return None
-        first = len(self.kept) - len(events)
+            return self.problem(*fault)
+        first = len(self.kept)
         results = [{"partition": 0, "redis_id": f"{first + place}-0"} for place in range(len(events))]
-        return 200, {"topic": "orders", "partitions": 1, "results": results}
+        answer = 200, {"topic": "orders", "partitions": 1, "results": results}
+        if producer is not None:
+            self.producers[producer] = epoch, seq, events, answer
+        self.kept += events  # last, for a test that sees them may make us forget the producer
+        return None if fault == "lost" else answer
+
+    @staticmethod
+    def problem(status: int, slug: str, facts: Mapping[str, Any] = {}) -> tuple[int, dict[str, Any]]:
+        return status, {"type": f"/problems/{slug}", "detail": f"it is {slug}", "status": status, **facts}
 
 
 @contextmanager
@@ -50,7 +65,8 @@ def serving(node: ScriptedNode) -> Iterator[ScriptedNode]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             node.tokens.append(self.headers.get("Authorization"))
-            answer = node.produce(body["events"])
+            stamp = tuple(self.headers.get(f"Producer-{name}") for name in ("Id", "Epoch", "Seq"))
+            answer = node.produce(body["events"], stamp)
             if answer is None:
                 self.close_connection = True
                 self.connection.close()

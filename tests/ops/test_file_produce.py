@@ -90,38 +90,85 @@ def test_ctrl_c_and_the_same_command_again_give_each_line_once(node: ScriptedNod
     assert payloads(node) == list(range(LINES))
 
 
-def test_a_run_that_was_killed_names_the_lines_nobody_knows_about_and_sends_nothing(
-    node: ScriptedNode, file: Path
-) -> None:
+def kill_at_a_request(node: ScriptedNode, file: Path) -> int:
+    """A run that was killed while a request was on its way, which the node then keeps. How many events are in."""
     process = start(node, "-f", file)
     hold_a_request(node, process, after=4_000)
     process.kill()
     process.communicate(timeout=60)
+    before = len(node.kept)
     node.open.set()
     deadline = time.monotonic() + 20
-    before = -1
-    while before != len(node.kept) and time.monotonic() < deadline:  # the request that was on its way is kept
-        before = len(node.kept)
-        time.sleep(0.3)
+    while len(node.kept) == before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return len(node.kept)
+
+
+def test_a_run_that_was_killed_goes_on_and_doubles_nothing(node: ScriptedNode, file: Path) -> None:
+    kill_at_a_request(node, file)
     code, said = run(node, "-f", file)
-    assert code == 1
-    assert f"to {before:,} are in" in said
-    assert "--unknown" in said
-    assert len(node.kept) == before
-    code, said = run(node, "-f", file, "--unknown", "skip")
+    assert code == 0, said
+    assert "going on after line" in said
+    assert payloads(node) == list(range(LINES))
+
+
+def test_a_lost_answer_is_asked_for_again_and_doubles_nothing(node: ScriptedNode, file: Path) -> None:
+    node.faults += ["lost", (503, "outcome-unknown", {"repeatable": True, "retry_after_ms": 10})]
+    code, said = run(node, "-f", file)
     assert code == 0, said
     assert payloads(node) == list(range(LINES))
 
 
-def test_a_lost_answer_stops_the_run_and_repeat_is_a_decision(node: ScriptedNode, file: Path) -> None:
-    node.faults.append("lost")
+def test_an_answer_that_stays_lost_stops_the_run_and_the_next_one_asks_again(node: ScriptedNode, file: Path) -> None:
+    node.faults += ["lost", (503, "unavailable", {"retry_after_ms": 60_000})]
     code, said = run(node, "-f", file)
     assert code == 1
     assert "lines 1 to 2,000 may be in or not" in said
-    assert len(node.kept) == 2_000
-    code, said = run(node, "-f", file, "--unknown", "repeat")
+    code, said = run(node, "-f", file)
     assert code == 0, said
-    assert len(node.kept) == LINES + 2_000
+    assert payloads(node) == list(range(LINES))
+
+
+@pytest.mark.parametrize("unknown", ["skip", "repeat"])
+def test_when_the_nodes_have_forgotten_it_the_lines_are_named_and_it_is_a_decision(
+    node: ScriptedNode, file: Path, unknown: str
+) -> None:
+    before = kill_at_a_request(node, file)
+    node.producers.clear()
+    code, said = run(node, "-f", file)
+    assert code == 1
+    assert f"to {before:,} may be in or not" in said
+    assert "--unknown" in said
+    assert len(node.kept) == before
+    code, said = run(node, "-f", file, "--unknown", unknown)
+    assert code == 0, said
+    again = list(range(before - 2_000, before)) if unknown == "repeat" else []
+    assert payloads(node) == list(range(before)) + again + list(range(before, LINES))
+
+
+def test_a_run_that_was_forgotten_with_nothing_open_just_goes_on(node: ScriptedNode, file: Path) -> None:
+    process = start(node, "-f", file)
+    hold_a_request(node, process, after=4_000)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.2)  # the signal goes first, whichever way it ends is right
+    node.open.set()
+    process.communicate(timeout=60)
+    node.producers.clear()
+    code, said = run(node, "-f", file)
+    assert code == 0, said
+    assert payloads(node) == list(range(LINES))
+
+
+def test_a_file_that_was_changed_where_an_answer_was_open_is_not_taken_for_what_it_was(
+    node: ScriptedNode, file: Path
+) -> None:
+    before = kill_at_a_request(node, file)
+    text = file.read_text()
+    file.write_text(text.replace(f'"payload": {before - 1},', f'"payload": {before - 2},'))
+    code, said = run(node, "-f", file)
+    assert code == 1
+    assert "were not taken now: it is sequence-reused" in said
+    assert len(node.kept) == before
 
 
 def test_overload_is_waited_out(node: ScriptedNode, file: Path) -> None:
@@ -164,7 +211,7 @@ def test_a_line_the_node_refuses_is_set_aside_and_the_others_go(node: ScriptedNo
 
 
 def test_another_file_under_the_same_name_does_not_go_on_in_the_middle(node: ScriptedNode, file: Path) -> None:
-    node.faults.append("lost")
+    node.faults += ["lost", (503, "unavailable", {"retry_after_ms": 60_000})]
     run(node, "-f", file)
     file.write_text(line(5) + "\n")
     code, said = run(node, "-f", file)

@@ -92,7 +92,7 @@ def test_claims_of_what_is_no_token_are_none() -> None:
 
 def test_without_a_dry_run_of_the_node_old_and_new_are_known_and_counts_are_not_guessed() -> None:
     parts = [GroupPartition(0, "5-0", 1, 7), GroupPartition(1, "9-0", 0, 0), GroupPartition(2, "9-0", 0, None)]
-    group = Group("orders", "g", 1, None, parts)
+    group = Group(topic="orders", group="g", pending=1, lag=None, partitions=parts)
 
     def seen(start: str, only: list[int] | None = None) -> list[tuple[Any, ...]]:
         found = work_out(group, {0: "12-0", 1: "9-0"}, start, only)

@@ -8,7 +8,7 @@ async with OpenStream("http://a", "token", http=service.transport) as client: â€
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -40,6 +40,13 @@ class FakeService:
         self.positions: dict[tuple[str, str], list[int]] = {}
         self.pending: dict[tuple[str, str], dict[tuple[int, str], dict[str, Any]]] = {}
         self.acked: list[tuple[int, str]] = []
+        #: What was nacked with which delay, how often each was extended, and what the next extensions call lost.
+        self.nacked: list[tuple[int, str, int]] = []
+        self.extended: Counter[tuple[int, str]] = Counter()
+        self.lost: set[tuple[int, str]] = set()
+        self.claim_idle_ms: int | None = None
+        #: Of each numbered producer: its epoch, its next number, and the last request with its answer.
+        self.producers: dict[str, tuple[int, int, tuple[int, bytes], httpx2.Response]] = {}
         self.reads_cut: deque[int] = deque()
         self._changed = anyio.Event()
         self.transport = httpx2.MockTransport(self._handle)
@@ -60,6 +67,11 @@ class FakeService:
     def paths(self, end: str) -> list[str]:
         return [request.url.path for request in self.requests if request.url.path.endswith(end)]
 
+    def keep_and_lose(self, request: httpx2.Request) -> httpx2.Response:
+        """A fault: the events are kept, and nobody hears of it."""
+        self._numbered(request.url.path.split("/")[3], request)
+        raise httpx2.ReadError("the connection broke")
+
     # ---- the node
 
     async def _handle(self, request: httpx2.Request) -> httpx2.Response:
@@ -76,7 +88,7 @@ class FakeService:
             return fault(request) if callable(fault) else fault
         match path.strip("/").split("/")[1:]:
             case ["topics", topic, "events"] if request.method == "POST":
-                return self._produce(topic, json.loads(request.content))
+                return self._numbered(topic, request)
             case ["topics", topic, "events"]:
                 return self._history(topic, None, request)
             case ["topics", topic, "partitions", number, "events"]:
@@ -85,6 +97,13 @@ class FakeService:
                 return await self._read(topic, group, json.loads(request.content))
             case ["topics", topic, "groups", group, "ack"]:
                 return self._ack(topic, group, json.loads(request.content))
+            case ["topics", topic, "groups", group, "nack"]:
+                return self._nack(topic, group, json.loads(request.content))
+            case ["topics", topic, "groups", group, "extend"]:
+                return self._extend(topic, group, json.loads(request.content))
+            case ["topics", topic, "groups", group] if (topic, group) in self.positions:
+                settings = {"topic": topic, "group": group, "claim_idle_ms": self.claim_idle_ms}
+                return httpx2.Response(200, json={**settings, "pending": 0, "lag": 0, "partitions": []})
             case ["topics", topic, "groups", group, "claim"]:
                 return self._claim(topic, group, json.loads(request.content))
             case ["metrics", "summary"]:
@@ -123,6 +142,29 @@ class FakeService:
         ]
         return httpx2.Response(200, json={"topic": topic, "partitions": self.partitions, "results": results})
 
+    def _numbered(self, topic: str, request: httpx2.Request) -> httpx2.Response:
+        """Once for each number of a producer; a request without headers as it comes."""
+        body = json.loads(request.content)
+        name = request.headers.get("producer-id")
+        if name is None:
+            return self._produce(topic, body)
+        epoch, seq = int(request.headers["producer-epoch"]), int(request.headers["producer-seq"])
+        known = self.producers.get(name)
+        if known is None and seq != 0:
+            return problem(409, "unknown-producer")
+        if known is not None:
+            if epoch < known[0]:
+                return problem(403, "stale-epoch", current_epoch=known[0])
+            if epoch == known[0] and (seq, request.content) == known[2]:
+                again = json.loads(known[3].content)
+                results = [{**one, "duplicate": True} for one in again["results"]]
+                return httpx2.Response(200, json={**again, "results": results, "duplicate": True})
+            if epoch == known[0] and seq != known[1]:
+                return problem(409, "out-of-sequence", expected_seq=known[1])
+        answer = self._produce(topic, body)
+        self.producers[name] = epoch, seq + len(body["events"]), (seq, request.content), answer
+        return answer
+
     async def _read(self, topic: str, group: str, wish: dict[str, Any]) -> httpx2.Response:
         at = self.positions.get((topic, group))
         if at is None:
@@ -151,6 +193,18 @@ class FakeService:
         acked = [one for one in done if held.pop(one, None) is not None]
         self.acked += acked
         return httpx2.Response(200, json={"topic": topic, "group": group, "acked": len(acked)})
+
+    def _nack(self, topic: str, group: str, wish: dict[str, Any]) -> httpx2.Response:
+        held = self.pending[topic, group]
+        done = [(item["partition"], one) for item in wish["items"] for one in item["redis_ids"]]
+        self.nacked += [(*one, wish.get("delay_ms", 0)) for one in done if held.pop(one, None) is not None]
+        return httpx2.Response(200, json={"topic": topic, "group": group, "nacked": len(done), "dead_lettered": 0})
+
+    def _extend(self, topic: str, group: str, wish: dict[str, Any]) -> httpx2.Response:
+        asked = [(item["partition"], one) for item in wish["items"] for one in item["redis_ids"]]
+        lost = [{"partition": number, "redis_ids": [one]} for number, one in asked if (number, one) in self.lost]
+        self.extended.update(one for one in asked if one not in self.lost)
+        return httpx2.Response(200, json={"extended": len(asked) - len(lost), "lost": lost})
 
     def _claim(self, topic: str, group: str, wish: dict[str, Any]) -> httpx2.Response:
         return self._delivered(topic, group, wish, list(self.pending[topic, group].values())[: wish["count"]])

@@ -4,9 +4,18 @@ from typing import Annotated, Any
 
 import typer
 
+from openstream_ops.commands.group_settings import (
+    ClaimIdle,
+    DeadLetterTopic,
+    MaxDeliveries,
+    alter,
+    pause,
+    resume,
+    settings,
+)
 from openstream_ops.options import Group, Json, TokenFile, Topic, Url, Yes
 
-group = typer.Typer(no_args_is_help=True, help="Consumer groups: list, describe, create, reset, delete.")
+group = typer.Typer(no_args_is_help=True, help="Consumer groups: where they are, their settings, moving them.")
 
 To = Annotated[
     str,
@@ -64,7 +73,10 @@ def describe(topic: Topic, name: Group, url: Url = None, token_file: TokenFile =
     if not output.is_table:
         output.record(found)
         return
-    output.say(f"{topic} / {name}: {shown(found['lag'])} behind, {shown(found['pending'])} pending")
+    paused = ", paused" if found["paused"] else ""
+    output.say(f"{topic} / {name}: {shown(found['lag'])} behind, {shown(found['pending'])} pending{paused}")
+    if found["max_deliveries"] is not None:
+        output.say(f"after {shown(found['max_deliveries'])} deliveries to {found['dead_letter_topic']}")
     rows = [
         {
             **part,
@@ -90,6 +102,11 @@ def create(
     begin: Annotated[
         str, typer.Option("--from", help="earliest, latest, an id, a time, or 15m for that long ago.")
     ] = "latest",
+    max_deliveries: MaxDeliveries = None,
+    claim_idle: ClaimIdle = None,
+    dead_letter_topic: DeadLetterTopic = None,
+    persisted: Annotated[bool, typer.Option("--persisted", help="Deliver only what PostgreSQL has.")] = False,
+    paused: Annotated[bool, typer.Option("--paused", help="Hand out nothing until it is resumed.")] = False,
     url: Url = None,
     token_file: TokenFile = None,
     json: Json = False,
@@ -103,13 +120,21 @@ def create(
     from openstream_ops.quantities import place
 
     start_id, start_ms = place(begin)
+    wish = settings(max_deliveries, claim_idle, dead_letter_topic)
+    if persisted:
+        wish["visibility"] = "persisted"
 
     async def work(client: OpenStream) -> Any:
-        return await client.create_group(topic, name, start_id=start_id, start_ms=start_ms)
+        return await client.create_group(topic, name, start_id=start_id, start_ms=start_ms, paused=paused, **wish)
 
     made = ask(work, url, token_file)
     title = f"created {name} on {topic}" if made.created else f"{name} exists on {topic}; it stays where it is"
     Output(json).record(msgspec.to_builtins(made), title)
+
+
+group.command("alter")(alter)
+group.command("pause")(pause)
+group.command("resume")(resume)
 
 
 @group.command("reset")

@@ -35,7 +35,7 @@ def produce(
         Path | None, typer.Option(help="File that gets the lines that were not taken.", show_default=False)
     ] = None,
     unknown: Annotated[
-        str, typer.Option(help="What to do with a request whose outcome is not known: stop, skip or repeat.")
+        str, typer.Option(help="Lines of which no node can tell any more whether they are in: stop, skip or repeat.")
     ] = "stop",
     give_up: Annotated[str, typer.Option(help="Overload for so long ends the command with exit code 5.")] = "60s",
     state: Annotated[
@@ -49,12 +49,12 @@ def produce(
     """Produce one event, or many in the order of a file or pipe.
 
     A line is an event, {"event_type": …, "payload": …, "partition_key": …}, as `consume` prints it; with --payloads it
-    is a payload. A file that is interrupted goes on where it was when the same command runs again: acknowledged lines
-    are remembered beside it and not sent twice.
+    is a payload. A file that is interrupted, killed even, goes on where it was when the same command runs again. Its
+    requests are numbered and the numbers are remembered beside it, so that every line is in once.
 
-    When an answer is lost, nobody knows whether those events are in, and nothing is sent again by itself: the command
-    stops and names the lines. Look, then go on with --unknown skip (they are in) or --unknown repeat (they are not, or
-    doubles do no harm).
+    Only when the nodes have forgotten the numbers (after a day, or when Redis has lost its data) while an answer was
+    open, nobody can tell: the command names the lines and stops. Look, then go on with --unknown skip (they are in) or
+    --unknown repeat (they are not).
     """
     from openstream_ops.errors import UsageError
 
@@ -124,7 +124,7 @@ def _many(
     from openstream_client import OpenStream
     from openstream_ops.asking import Stop, ask_until_stopped
     from openstream_ops.errors import UsageError
-    from openstream_ops.file_produce import FileProducer, Plan, go_on
+    from openstream_ops.file_produce import FileProducer, Plan
     from openstream_ops.import_state import ImportState, beside
     from openstream_ops.line_file import LineFile, Readable, Reject, as_event, as_payload_of
     from openstream_ops.output import printable
@@ -138,7 +138,7 @@ def _many(
             pipe = Pipe(sys.stdin.fileno())
             file: Readable = pipe
             total, state_path = None, None
-            state = ImportState(topic, "", 0)
+            state = ImportState.of_pipe(topic)
         else:
             try:
                 opened = stack.enter_context(path.open("rb"))
@@ -148,7 +148,6 @@ def _many(
             state_path = state_path or beside(path, topic)
             total = path.stat().st_size
             state = ImportState.load(state_path, opened, topic)
-            go_on(state, unknown, state_path)
             opened.seek(state.offset)
         if state.line:
             sys.stderr.write(f"going on after line {state.line:,}\n")
@@ -169,7 +168,7 @@ def _many(
 
         encode = as_payload_of(event_type or "cli", key) if payloads else as_event
         lines = LineFile(file, encode, offset=state.offset, line=state.line)
-        plan = Plan(topic, state_path=state_path, **wish)
+        plan = Plan(topic, state_path=state_path, unknown=unknown, **wish)
 
         async def work(client: OpenStream, stop: Stop) -> None:
             producer = FileProducer(client, plan, lines, state, pipe=pipe, on_reject=on_reject, on_progress=on_progress)
