@@ -65,6 +65,11 @@ export async function put<T>(to: string, body: unknown): Promise<T> {
   return read<T>(await send("PUT", to, options));
 }
 
+export async function patch<T>(to: string, body: unknown): Promise<T> {
+  const options = { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  return read<T>(await send("PATCH", to, options));
+}
+
 export async function remove(to: string): Promise<void> {
   await send("DELETE", to);
 }
