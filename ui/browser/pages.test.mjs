@@ -57,7 +57,7 @@ const PAGES = {
     async first(page) {
       await page.getByLabel(/Also those that went back/).check();
       await page.getByLabel("Choose all that are shown").check();
-      await page.locator("tr.pick").nth(1).getByText("nacked").click();
+      await page.locator("tr.pick", { hasText: "nacked" }).last().getByText("nacked").click();
       await page.getByLabel("Payload", { exact: true }).waitFor();
     },
   },
