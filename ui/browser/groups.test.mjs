@@ -151,7 +151,7 @@ describe("dead letters", () => {
       return false;
     });
     assert.equal(await page.getByRole("cell", { name: "nacked" }).count(), 3);
-    await payload(/html/).getByRole("cell", { name: EVIL.slice(0, 40) }).first().click();
+    await payload(/html/).getByText("nacked").click();
     const detail = page.getByLabel("Event", { exact: true });
     assert.match(await detail.textContent(), /Last consumer<img src=x onerror=/);
     assert.match(await page.getByLabel("Payload", { exact: true }).textContent(), /<script>alert\(2\)<\/script>/);
@@ -160,7 +160,7 @@ describe("dead letters", () => {
   });
 
   test("of much content are cut until all of it is wanted", async () => {
-    await payload(/xxxx/).getByText("dead", { exact: true }).click();
+    await payload(/xxxx/).getByText("nacked", { exact: true }).click();
     const text = page.getByLabel("Payload", { exact: true });
     await until(async () => /xxxx/.test(await text.textContent()));
     assert.ok((await text.textContent()).length < 5_000);

@@ -36,6 +36,7 @@ describe("numbers for people", () => {
     ]);
     expect(duration(59_700)).toBe("60 s");
     expect(ago(1_000, 1_500)).toBe("now");
+    expect(ago(0, 9_900)).toBe("9 s ago");
     expect(ago(0, 65_000)).toBe("1 min 5 s ago");
   });
 

@@ -75,7 +75,9 @@ export function dateTime(ms: number): string {
 
 export function ago(ms: number, now: number): string {
   const passed = Math.max(0, now - ms);
-  return passed < 1500 ? "now" : `${duration(Math.floor(passed / 1000) * 1000)} ago`;
+  if (passed < 1500) return "now";
+  const seconds = Math.floor(passed / 1000);
+  return `${seconds < 10 ? `${seconds} s` : duration(seconds * 1000)} ago`;
 }
 
 export function plural(amount: number, one: string, many = `${one}s`): string {
