@@ -94,6 +94,8 @@ export type Direction = "growing" | "falling" | "steady";
 
 /** Where a lag is going; small movements around zero are not news. */
 export function direction(lagNow: number, perSecond: number): Direction {
+  // The pace is a mean of the last minute: what is down to nothing, by a reset too, does not grow.
+  if (lagNow === 0 && perSecond > 0) return "steady";
   // In a minute at this pace: less than a tenth of it, or a handful.
   if (Math.abs(perSecond) * 60 < Math.max(20, lagNow * 0.1)) return "steady";
   return perSecond > 0 ? "growing" : "falling";
