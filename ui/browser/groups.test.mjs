@@ -170,6 +170,7 @@ describe("dead letters", () => {
 
   test("lead to where the original stands", async () => {
     const [letter] = (await api.get(`${GROUPS}/billing/dead-letters`)).dead_letters.filter((one) => one.payload.name);
+    await page.getByRole("button", { name: "Close the event" }).click();
     await payload(/plain/).getByRole("link").click();
     await page.getByLabel("Event", { exact: true }).waitFor();
     assert.match(page.url(), /topics\/orders\/browse\?/);
