@@ -28,3 +28,25 @@ export async function openStage({ nodes = 1 } = {}) {
     },
   };
 }
+
+/** A topic's groups, as their consumers use them. */
+export function consumersOf(api, groups) {
+  const readAs = (group, consumer, count = 250) =>
+    api.post(`${groups}/${group}/read`, { consumer, count, block_ms: 1000 }).then((answer) => answer.events);
+
+  /** So many events, in as many reads as that takes. */
+  async function readSome(group, consumer, wanted) {
+    const events = [];
+    while (events.length < wanted) events.push(...(await readAs(group, consumer)));
+    return events;
+  }
+
+  return { readAs, readSome };
+}
+
+/** Events as acks and nacks name them. */
+export function itemsOf(events) {
+  const found = new Map();
+  for (const one of events) found.set(one.partition, [...(found.get(one.partition) ?? []), one.redis_id]);
+  return [...found].map(([partition, redis_ids]) => ({ partition, redis_ids }));
+}
