@@ -10,7 +10,7 @@ from openstream_runtime.actors.board import Sample
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.pulse import Pulse, quantile
-from openstream_runtime.domain.topics import Topic
+from openstream_runtime.domain.topics import Group, Topic
 from openstream_runtime.gateway.flow import GroupFlow, TopicFlow, flows
 from openstream_runtime.gateway.watching import Watching
 from supervisors import NodeSnapshot
@@ -99,7 +99,7 @@ class Live:
 
     def _topic(self, topic: Topic) -> dict[str, Any]:
         flow = self._flows.get(topic.name) or TopicFlow()
-        names = {group.name for group in self._world.board.groups_of(topic)}
+        groups = sorted(self._world.board.groups_of(topic), key=lambda group: group.name)
         return {
             "topic": topic.name,
             "partitions": topic.partitions,
@@ -110,20 +110,21 @@ class Live:
             "max_stream_len": topic.settings.max_stream_len,
             "in_per_s": round(flow.in_per_s, 2),
             "persisted_per_s": round(flow.persisted_per_s, 2),
-            "groups": [self._group(topic.name, name, flow.groups.get(name) or GroupFlow()) for name in sorted(names)],
+            "groups": [self._group(group, flow.groups.get(group.name) or GroupFlow()) for group in groups],
         }
 
-    def _group(self, topic: str, name: str, flow: GroupFlow) -> dict[str, Any]:
+    def _group(self, group: Group, flow: GroupFlow) -> dict[str, Any]:
         return {
-            "name": name,
+            "name": group.name,
+            "paused": group.settings.paused,
             "consumers": flow.consumers,
             "pending": flow.pending,
             "lag": flow.lag,
             "lag_unknown": flow.lag_unknown,
             "lag_ms": flow.lag_ms,
             "out_per_s": round(flow.out_per_s, 2),
-            "lag_per_s": self._trend(topic, name),
-            "lags": [lag for _, lag in self._lags.get((topic, name), ())],
+            "lag_per_s": self._trend(group.topic, group.name),
+            "lags": [lag for _, lag in self._lags.get((group.topic, group.name), ())],
         }
 
     def _trend(self, topic: str, group: str) -> float:

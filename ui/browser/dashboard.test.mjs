@@ -1,40 +1,23 @@
 /** The dashboard as its users have it: a real browser, real nodes, and people who send what they like. */
 
 import assert from "node:assert/strict";
-import { mkdirSync, rmSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
-import { fileURLToPath } from "node:url";
-import { seriousFindings } from "./axe.mjs";
-import { openBrowser, watchedPage } from "./chromium.mjs";
-import { apiOf, startNodes, until } from "./node.mjs";
+import { watchedPage } from "./chromium.mjs";
+import { until } from "./node.mjs";
+import { event, EVIL, openStage, OUT } from "./stage.mjs";
 
-const OUT = fileURLToPath(new URL("./out/", import.meta.url));
-const EVIL = `<img src=x onerror="alert(1)"><script>alert(2)</script>{{constructor.constructor('alert(3)')()}}`;
 const FIRST_LOAD_BYTES = 150_000;
 const LONGEST_TASK_MS = 100;
 
-let node, api, browser, page, complaints, requests;
-
-const go = async (to) => {
-  await page.goto(`${node.url}/#${to}`);
-};
-const shown = (text) => page.getByText(text, { exact: false }).first().waitFor({ timeout: 20_000 });
-const event = (payload, more = {}) => ({ event_type: "order.created", payload, ...more });
+let stage, node, api, browser, page, complaints, requests, go, shown;
 
 before(async () => {
-  rmSync(OUT, { recursive: true, force: true });
-  mkdirSync(OUT, { recursive: true });
-  node = await startNodes();
-  api = apiOf(node);
-  browser = await openBrowser();
-  ({ page, complaints, requests } = await watchedPage(browser.context));
+  stage = await openStage({ nodes: 2 });
+  ({ node, api, browser, page, complaints, requests, go, shown } = stage);
 });
 
-after(async () => {
-  await browser?.close();
-  await node?.stop();
-});
+after(() => stage?.close());
 
 describe("signing in", () => {
   test("without a token there is a page that asks for one", async () => {
@@ -159,6 +142,7 @@ describe("events", () => {
     await page.getByRole("alert").first().waitFor();
     await shown("<script>alert(2)</script>");
     await go(`/groups/..%2F..%2Fmetrics/${encodeURIComponent(EVIL)}`);
+    await page.getByRole("link", { name: "../../metrics" }).waitFor();
     await page.getByRole("alert").first().waitFor();
     assert.equal(await page.locator("img, main script").count(), 0);
     assert.deepEqual(complaints.filter((one) => !/Failed to load resource/.test(one)), []);
@@ -166,114 +150,8 @@ describe("events", () => {
   });
 });
 
-describe("groups", () => {
-  test("lag appears, is told with its trend, and drains", async () => {
-    await api.post("/v1/topics/orders/groups", { group: "workers", start_id: "$" });
-    await api.produce("orders", Array.from({ length: 500 }, (_, n) => event({ n }, { partition_key: `user-${n}` })));
-    await go("/groups");
-    const row = page.getByRole("row", { name: /workers/ });
-    await row.getByRole("cell", { name: "500", exact: true }).waitFor({ timeout: 20_000 });
-    await go("/groups/orders/workers");
-    await page.getByRole("heading", { name: "workers" }).waitFor();
-    for (let left = 500; left > 0; ) {
-      const { events } = await api.post("/v1/topics/orders/groups/workers/read", { consumer: "c1", count: 250, block_ms: 1000 });
-      const items = Map.groupBy?.(events, (one) => one.partition) ?? groupBy(events);
-      await api.post("/v1/topics/orders/groups/workers/ack", {
-        items: [...items].map(([partition, some]) => ({ partition, redis_ids: some.map((one) => one.redis_id) })),
-      });
-      left -= events.length;
-    }
-    await until(async () => (await page.locator(".facts dd").first().textContent()).trim() === "0");
-    await page.getByRole("cell", { name: "c1" }).waitFor();
-  });
-
-  test("a reset is tried first, says what it would do, and is done when its name was typed", async () => {
-    await go("/groups/orders/workers");
-    await page.getByRole("button", { name: "Reset…" }).click();
-    await page.getByRole("button", { name: "Show what would happen" }).click();
-    await page.getByText(/events will be delivered again/).waitFor();
-    await page.screenshot({ path: `${OUT}reset-light.png` });
-    const before = (await api.get("/v1/topics/orders/groups/workers")).lag;
-    assert.equal(before, 0, "looking changes nothing");
-    const button = page.getByRole("button", { name: "Reset the group" });
-    assert.ok(await button.isDisabled());
-    await page.getByLabel("Type workers to confirm").fill("workers");
-    const total = Number(/(\d[\d,]*) events? will/.exec(await page.locator("dialog .note").textContent())[1].replace(",", ""));
-    await button.click();
-    await page.locator("dialog").waitFor({ state: "detached" });
-    assert.equal((await api.get("/v1/topics/orders/groups/workers")).lag, total);
-  });
-});
-
-describe("pages", () => {
-  const PAGES = {
-    overview: "/",
-    topics: "/topics",
-    partitions: "/topics/orders",
-    "topic-groups": "/topics/orders/groups",
-    browse: "/topics/orders/browse",
-    tail: "/topics/orders/tail",
-    produce: "/topics/orders/produce",
-    settings: "/topics/orders/settings",
-    groups: "/groups",
-    group: "/groups/orders/workers",
-    replays: "/replays",
-    cluster: "/cluster",
-    "not-found": "/nowhere",
-  };
-  for (const theme of ["light", "dark"]) {
-    test(`are complete, legible for everybody and quiet, ${theme}`, async () => {
-      const other = await openBrowser({ theme });
-      try {
-        const watched = await watchedPage(other.context);
-        await watched.page.goto(node.url);
-        await watched.page.getByLabel("Token", { exact: true }).waitFor();
-        await watched.page.screenshot({ path: `${OUT}sign-in-${theme}.png` });
-        assert.deepEqual(await seriousFindings(watched.page), [], "sign in");
-        await watched.page.goto(node.link);
-        await watched.page.getByText("Live", { exact: true }).waitFor();
-        for (const [name, to] of Object.entries(PAGES)) {
-          await watched.page.goto(`${node.url}/#${to}`);
-          await watched.page.locator("main h1, main h2").first().waitFor();
-          await watched.page.waitForFunction(() => document.querySelector(".loading") === null);
-          if (name === "tail") {
-            await watched.page.getByText("Listening").waitFor();
-            await api.produce("orders", [event({ order_id: "o-7", amount: 12.34 }, { partition_key: "user-7" })]);
-            await watched.page.locator("tr.pick").first().click();
-          }
-          await watched.page.screenshot({ path: `${OUT}${name}-${theme}.png`, fullPage: true });
-          assert.deepEqual(await seriousFindings(watched.page), [], name);
-          const wide = await watched.page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-          assert.ok(wide <= 0, `${name} is ${wide} px wider than the window`);
-        }
-        assert.deepEqual(watched.complaints, []);
-      } finally {
-        await other.close();
-      }
-    });
-  }
-
-  test("are usable on a narrow screen and by keyboard alone", async () => {
-    const narrow = await openBrowser({ width: 420, height: 800 });
-    try {
-      const watched = await watchedPage(narrow.context);
-      await watched.page.goto(node.link);
-      await watched.page.getByText("Live", { exact: true }).waitFor();
-      await watched.page.screenshot({ path: `${OUT}narrow.png` });
-      assert.ok((await watched.page.evaluate(() => document.documentElement.scrollWidth)) <= 420);
-      await watched.page.keyboard.press("Tab");
-      assert.equal(await watched.page.evaluate(() => document.activeElement.textContent), "Skip to the content");
-      await watched.page.keyboard.press("Enter");
-      assert.equal(await watched.page.evaluate(() => document.activeElement.id), "main");
-      await watched.page.getByRole("link", { name: "Topics", exact: true }).focus();
-      await watched.page.keyboard.press("Enter");
-      await watched.page.getByRole("heading", { name: "Topics", level: 1 }).waitFor();
-    } finally {
-      await narrow.close();
-    }
-  });
-
-  test("the switch of the theme is remembered", async () => {
+describe("the theme", () => {
+  test("is remembered when it was switched", async () => {
     await go("/");
     await page.getByRole("button", { name: "Dark theme" }).click();
     assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "dark");
@@ -339,10 +217,4 @@ async function longestTaskWhileScrolling() {
   await new Promise((next) => setTimeout(next, 5_000));
   observer.disconnect();
   return most;
-}
-
-function groupBy(events) {
-  const found = new Map();
-  for (const one of events) found.set(one.partition, [...(found.get(one.partition) ?? []), one]);
-  return found;
 }

@@ -1,4 +1,4 @@
-/** `openstream dev --ephemeral` and a second node beside it: started, asked for the link, ended by their own pids. */
+/** `openstream dev --ephemeral` and, where wanted, a second node beside it: started, asked for the link, ended by their own pids. */
 
 import { spawn } from "node:child_process";
 import { createServer } from "node:net";
@@ -24,7 +24,7 @@ function isFree(port) {
   });
 }
 
-export async function startNodes() {
+export async function startNodes(nodes = 2) {
   const port = await freePorts();
   const words = ["dev", "--ephemeral", "--port", String(port)];
   const environment = {
@@ -46,14 +46,16 @@ export async function startNodes() {
   let second = null;
   const link = await Promise.race([until(() => /http:\S+\/#token=\S+/.exec(said)?.[0], READY_MS), gone]);
   const url = link.split("/#")[0];
-  const file = (await Promise.race([until(() => /set -a; \. (\S+); set \+a/.exec(said), READY_MS), gone]))[1];
-  const script = `set -a; . "$0"; set +a; exec "$1" node --port ${port + 1}`;
-  second = spawn("/bin/sh", ["-c", script, file, `${ROOT}.venv/bin/openstream`], {
-    cwd: ROOT,
-    env: { ...environment, OPENSTREAM_LOG_FORMAT: "json" },
-    stdio: "ignore",
-  });
-  await until(async () => (await fetch(`http://127.0.0.1:${port + 1}/readyz`).catch(() => null))?.ok, READY_MS);
+  if (nodes === 2) {
+    const file = (await Promise.race([until(() => /set -a; \. (\S+); set \+a/.exec(said), READY_MS), gone]))[1];
+    const script = `set -a; . "$0"; set +a; exec "$1" node --port ${port + 1}`;
+    second = spawn("/bin/sh", ["-c", script, file, `${ROOT}.venv/bin/openstream`], {
+      cwd: ROOT,
+      env: { ...environment, OPENSTREAM_LOG_FORMAT: "json" },
+      stdio: "ignore",
+    });
+    await until(async () => (await fetch(`http://127.0.0.1:${port + 1}/readyz`).catch(() => null))?.ok, READY_MS);
+  }
   return {
     url,
     link,
@@ -61,7 +63,7 @@ export async function startNodes() {
     said: () => said,
     killSecond: () => second.kill("SIGKILL"),
     async stop() {
-      second.kill("SIGKILL");
+      second?.kill("SIGKILL");
       child.kill("SIGINT");
       const late = sleep(20_000, "late");
       if ((await Promise.race([ended, late])) === "late") child.kill("SIGKILL");
@@ -96,6 +98,12 @@ export function apiOf(node) {
     get: (path) => call("GET", path),
     post: (path, body) => call("POST", path, body),
     put: (path, body) => call("PUT", path, body),
+    patch: (path, body) => call("PATCH", path, body),
+    /** The link that signs in as somebody else. */
+    async linkFor(role) {
+      const wish = { sub: `a ${role}`, role, admin_secret: "dev-admin-secret" };
+      return `${node.url}/#token=${(await call("POST", "/v1/auth/token", wish)).token}`;
+    },
     produce: (topic, events) => call("POST", `/v1/topics/${topic}/events`, { events }),
   };
 }

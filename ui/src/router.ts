@@ -16,7 +16,7 @@ export const router = createRouter({
     },
     { path: "/groups", component: () => import("./pages/GroupsPage.vue"), meta: { title: "Groups" } },
     {
-      path: "/groups/:topic/:group",
+      path: "/groups/:topic/:group/:tab?",
       component: () => import("./pages/GroupPage.vue"),
       props: true,
       meta: { title: "Group" },

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { get, path, postText, send, withQuery } from "../src/api/client";
+import { get, getExact, patch, path, postText, send, withQuery } from "../src/api/client";
 import { Problem, problemOf } from "../src/api/problem";
 import { currentToken, endedBecause, readClaims, signIn, tokenOfFragment } from "../src/api/session";
 
@@ -49,6 +49,21 @@ describe("requests", () => {
     answers = [new Response('{"results":[]}')];
     await postText("/v1/topics/t/events", '{"n":1.50}');
     expect(asked[0]!.init.body).toBe('{"n":1.50}');
+  });
+
+  it("answer with numbers to reckon with, and with digits to show where there are payloads", async () => {
+    answers = [new Response('{"rate":5.0}'), new Response('{"payload":{"rate":5.0}}')];
+    const { rate } = await get<{ rate: number }>("/v1/replays");
+    expect(rate + 1).toBe(6);
+    const exact = JSON.stringify(await getExact("/v1/topics/t/events"));
+    expect(exact).toBe(JSON.rawJSON === undefined ? '{"payload":{"rate":5}}' : '{"payload":{"rate":5.0}}');
+  });
+
+  it("change what is named and nothing else", async () => {
+    answers = [new Response('{"paused":true}')];
+    expect(await patch("/v1/topics/t/groups/g", { paused: true })).toEqual({ paused: true });
+    expect(asked[0]!.init).toMatchObject({ method: "PATCH", body: '{"paused":true}' });
+    expect(new Headers(asked[0]!.init.headers).get("Content-Type")).toBe("application/json");
   });
 
   it("end the session on a 401, and only then", async () => {

@@ -36,6 +36,7 @@ describe("numbers for people", () => {
     ]);
     expect(duration(59_700)).toBe("60 s");
     expect(ago(1_000, 1_500)).toBe("now");
+    expect(ago(0, 9_900)).toBe("9 s ago");
     expect(ago(0, 65_000)).toBe("1 min 5 s ago");
   });
 
@@ -48,6 +49,7 @@ describe("numbers for people", () => {
     expect(direction(1_000, -5)).toBe("falling");
     expect(direction(1_000, 1)).toBe("steady");
     expect(direction(0, 0)).toBe("steady");
+    expect(direction(0, 54)).toBe("steady");
   });
 
   it("put any text on one line", () => {
@@ -182,6 +184,14 @@ describe("forms", () => {
 });
 
 describe("what actors tell", () => {
+  it("is words, also where it is nested", () => {
+    const replays = { rp_1: { source: "orders", target: "again", epoch: 1, copied: 1_400 } };
+    expect(factsOf({ replays })).toEqual([
+      { name: "replays", value: "rp_1: source orders, target again, epoch 1, copied 1,400" },
+    ]);
+    expect(factsOf({ replays: {} })).toEqual([]);
+  });
+
   it("is a mailbox as one fact, and no nulls", () => {
     const found = factsOf({ depth: 3, max_count: 10_000, bytes: 1_024, max_bytes: 2_048, senders: 0, port: 9471, x: null, in_flight: 2_000 });
     expect(found).toEqual([

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -124,6 +125,16 @@ async def test_a_snapshot_tells_topics_groups_nodes_and_thresholds(rig: Rig) -> 
     detail = found["detail"]
     assert (detail["length"], detail["unpersisted"], detail["persisted_id"]) == ([11], [11], ["0-0"])
     assert detail["in_per_s"] == [topic["in_per_s"]]
+
+
+async def test_a_paused_group_is_told_as_paused_at_once(rig: Rig) -> None:
+    async with open_desk(rig) as desk:
+        await desk.gateway.produce("orders", [event(1)], partitions=1)
+        for name in ("stopped", "going"):
+            await desk.gateway.create_group("orders", name, start_id="0-0", start_ms=None)
+        await desk.gateway.alter_group("orders", "stopped", lambda settings: replace(settings, paused=True))
+        [topic] = everything(desk)["topics"]
+        assert {one["name"]: one["paused"] for one in topic["groups"]} == {"going": False, "stopped": True}
 
 
 async def test_a_token_sees_what_it_covers_and_no_more(rig: Rig) -> None:

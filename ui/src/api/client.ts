@@ -44,11 +44,17 @@ async function readProblem(answer: Response): Promise<Problem> {
 }
 
 async function read<T>(answer: Response): Promise<T> {
-  return parseExact<T>(await answer.text());
+  return JSON.parse(await answer.text()) as T;
 }
 
 export async function get<T>(to: string, query: Query = {}, signal?: AbortSignal): Promise<T> {
   return read<T>(await send("GET", withQuery(to, query), signal ? { signal } : {}));
+}
+
+/** For answers that hold payloads: their numbers keep their digits, which makes objects of some that one cannot reckon with. */
+export async function getExact<T>(to: string, query: Query = {}, signal?: AbortSignal): Promise<T> {
+  const answer = await send("GET", withQuery(to, query), signal ? { signal } : {});
+  return parseExact<T>(await answer.text());
 }
 
 export async function post<T>(to: string, body: unknown): Promise<T> {
@@ -63,6 +69,11 @@ export async function postText<T>(to: string, body: string): Promise<T> {
 export async function put<T>(to: string, body: unknown): Promise<T> {
   const options = { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
   return read<T>(await send("PUT", to, options));
+}
+
+export async function patch<T>(to: string, body: unknown): Promise<T> {
+  const options = { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  return read<T>(await send("PATCH", to, options));
 }
 
 export async function remove(to: string): Promise<void> {

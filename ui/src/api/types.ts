@@ -34,6 +34,7 @@ export interface Check {
 
 export interface LiveGroup {
   name: string;
+  paused: boolean;
   consumers: number;
   pending: number;
   lag: number;
@@ -115,9 +116,18 @@ export interface GroupPartition {
   consumers: ConsumerInfo[];
 }
 
-export interface GroupDescription {
+export interface GroupSettings {
   topic: string;
   group: string;
+  visibility: "appended" | "persisted";
+  max_deliveries: number | null;
+  claim_idle_ms: number | null;
+  /** The name in use, also where none was set. */
+  dead_letter_topic: string;
+  paused: boolean;
+}
+
+export interface GroupDescription extends GroupSettings {
   pending: number;
   lag: number | null;
   partitions: GroupPartition[];
@@ -156,6 +166,29 @@ export interface StoredEvent {
 
 export interface EventPage {
   events: StoredEvent[];
+  next_id: string | null;
+}
+
+export interface DeadLetter extends StoredEvent {
+  letter_id: string;
+  origin: { topic: string; partition: number; redis_id: string };
+  reason: "nacked" | "timed_out";
+  deliveries: number;
+  consumer: string | null;
+  died_ms: number;
+  redriven: boolean;
+}
+
+export interface DeadLetterPage {
+  dead_letter_topic: string;
+  dead_letters: DeadLetter[];
+  next_id: string | null;
+}
+
+export interface RedriveAnswer {
+  redriven: number;
+  already: number;
+  unknown: string[];
   next_id: string | null;
 }
 

@@ -21,12 +21,16 @@ export function factsOf(details: Record<string, unknown>): Fact[] {
   }
   for (const [name, value] of Object.entries(details)) {
     if (LEFT_OUT.has(name) || value === null || value === undefined) continue;
-    found.push({ name: name.replaceAll("_", " "), value: text(name, value) });
+    const said = text(name, value);
+    if (said !== "") found.push({ name: name.replaceAll("_", " "), value: said });
   }
   return found;
 }
 
 function text(name: string, value: unknown): string {
   if (typeof value === "number" && !PLAIN.has(name)) return count(value);
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  if (typeof value !== "object" || value === null) return String(value);
+  return Object.entries(value)
+    .map(([key, one]) => (typeof one === "object" && one !== null ? `${key}: ${text(key, one)}` : `${key.replaceAll("_", " ")} ${text(key, one)}`))
+    .join(", ");
 }

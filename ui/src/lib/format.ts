@@ -75,7 +75,9 @@ export function dateTime(ms: number): string {
 
 export function ago(ms: number, now: number): string {
   const passed = Math.max(0, now - ms);
-  return passed < 1500 ? "now" : `${duration(Math.floor(passed / 1000) * 1000)} ago`;
+  if (passed < 1500) return "now";
+  const seconds = Math.floor(passed / 1000);
+  return `${seconds < 10 ? `${seconds} s` : duration(seconds * 1000)} ago`;
 }
 
 export function plural(amount: number, one: string, many = `${one}s`): string {
@@ -92,6 +94,8 @@ export type Direction = "growing" | "falling" | "steady";
 
 /** Where a lag is going; small movements around zero are not news. */
 export function direction(lagNow: number, perSecond: number): Direction {
+  // The pace is a mean of the last minute: what is down to nothing, by a reset too, does not grow.
+  if (lagNow === 0 && perSecond > 0) return "steady";
   // In a minute at this pace: less than a tenth of it, or a handful.
   if (Math.abs(perSecond) * 60 < Math.max(20, lagNow * 0.1)) return "steady";
   return perSecond > 0 ? "growing" : "falling";

@@ -47,6 +47,17 @@ export function partitionsOf(text: string, count: number): number[] | null | str
   return [...found].sort((a, b) => a - b);
 }
 
+/** The address of the page that shows an event where it stands. */
+export function browseAt(
+  topic: string,
+  event: { partition: number; redis_id: string },
+): { path: string; query: { partition: string; id: string } } {
+  return {
+    path: `/topics/${encodeURIComponent(topic)}/browse`,
+    query: { partition: String(event.partition), id: event.redis_id },
+  };
+}
+
 /** The body of a produce request, with the payload's own text in it. */
 export function produceBody(event: {
   type: string;
