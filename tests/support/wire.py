@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,26 @@ class Wire:
                 data += await self._buffered.receive()
         except (anyio.EndOfStream, anyio.BrokenResourceError):
             return data
+
+
+async def exchange(port: int, *pieces: bytes, end: bool = False, seconds: float = 10) -> list[WireAnswer]:
+    """Send pieces, each when the one before has left, and collect answers until the server closes; it must, in time.
+
+    `end`: say that nothing more comes (a half-close). A server that stops listening in the middle is in its right.
+    """
+    answers = []
+    with anyio.fail_after(seconds):
+        async with wire(port) as line:
+            with suppress(anyio.BrokenResourceError):
+                for piece in pieces:
+                    await line.send(piece)
+                if end:
+                    await line.stream.send_eof()
+            while True:
+                try:
+                    answers.append(await line.answer())
+                except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+                    return answers
 
 
 @asynccontextmanager
