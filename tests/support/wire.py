@@ -67,14 +67,17 @@ class Wire:
             return data
 
 
-async def exchange(port: int, *pieces: bytes, end: bool = False, seconds: float = 10) -> list[WireAnswer]:
+async def exchange(
+    port: int, *pieces: bytes, end: bool = False, seconds: float = 15, local: str | None = None
+) -> list[WireAnswer]:
     """Send pieces, each when the one before has left, and collect answers until the server closes; it must, in time.
 
-    `end`: say that nothing more comes (a half-close). A server that stops listening in the middle is in its right.
+    `end`: say that nothing more comes (a half-close). `local`: the address to come from. A server that stops listening
+    in the middle is in its right.
     """
     answers = []
     with anyio.fail_after(seconds):
-        async with wire(port) as line:
+        async with wire(port, local) as line:
             with suppress(anyio.BrokenResourceError):
                 for piece in pieces:
                     await line.send(piece)
@@ -88,8 +91,8 @@ async def exchange(port: int, *pieces: bytes, end: bool = False, seconds: float 
 
 
 @asynccontextmanager
-async def wire(port: int) -> AsyncIterator[Wire]:
-    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+async def wire(port: int, local: str | None = None) -> AsyncIterator[Wire]:
+    async with await anyio.connect_tcp("127.0.0.1", port, local_host=local) as stream:
         yield Wire(stream)
 
 
