@@ -26,8 +26,8 @@ SEEDS: Sequence[tuple[int, bytes]] = (
     (5, b'{"specversion":"1.0","id":"7","source":"/a","type":"t","time":"2026-11-24T20:50:19.861Z","data":{"a":1}}'),
     (5, b'{"specversion":"1.0","id":"7","source":"/a","type":"t","partitionkey":"k","data_base64":"AAEC","ext":true}'),
     (6, b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
-    (7, b'{"openstream-dead-letter":"orders/0/1-1","openstream-dead-letter-group":"g",'
-        b'"openstream-dead-letter-reason":"nacked","openstream-dead-letter-deliveries":"3"}'),
+    (7, b'{"openstream-dead-letter":"orders/0/1-1","openstream-dead-letter-group":"g"}'),
+    (7, b'{"openstream-dead-letter-reason":"nacked","openstream-dead-letter-deliveries":"3"}'),
     (8, b"2026-11-24T20:50:19.861+01:00"),
 )  # fmt: skip
 
@@ -99,10 +99,13 @@ def main() -> None:
             return
         try:
             every[data[0] % len(every)](data[1:])
+        except InvalidRequest:
+            return
         except Problem as problem:
-            assert problem.status < 500, problem
-        except InvalidRequest as error:
-            assert len(error.detail) < 500
+            status = problem.status
+        else:
+            return
+        assert status < 500, status
 
     corpus = FOUND / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
