@@ -79,5 +79,5 @@ async def test_the_edge_does_what_its_description_says_for_longer(
 ) -> None:
     await conformance(
         serve, gateway, monkeypatch, tmp_path,
-        "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "60", "--seed", str(seed),
+        "--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "80", "--seed", str(seed),
     )  # fmt: skip
