@@ -34,6 +34,7 @@ SEEDS: Sequence[tuple[int, bytes]] = (
 
 def parsers(atheris: Any) -> list[Callable[[bytes], object]]:
     """Every parser, instrumented: so it is imported here and not above."""
+    atheris.enabled_hooks.add("str")  # so that it learns what is asked of the beginnings and ends of texts, too
     with atheris.instrument_imports(include=["openstream_http", "openstream_runtime"]):
         from openstream_http.bodies import decode
         from openstream_http.cloudevents.incoming import _ONE, _of_json
