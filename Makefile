@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dashboard ui ui-test browser test lint format types imports kernel unit chaos ops-check lock clean
+.PHONY: help setup run dashboard ui ui-test browser test lint format types imports kernel unit chaos fuzz ops-check lock clean
 
 UI       := http/openstream_http/static/ui/index.html
 UI_FILES := $(shell find ui -name node_modules -prune -o -path ui/browser/out -prune -o -type f -print 2>/dev/null)
@@ -77,6 +77,10 @@ unit: setup ## every other test, by four workers: most of them wait (ARGS="-k na
 chaos: setup ## the longer tests of what happens when something breaks
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 
+fuzz: setup ## a minute of a coverage-guided fuzzer on the parsers of envelopes and ids (SECONDS=600 for ten)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/fuzz/requirements.txt
+	$(BIN)/python tests/fuzz/parsers.py -max_total_time=$(or $(SECONDS),60) -max_len=4096 -timeout=5 -print_final_stats=1
+
 ops-check: setup ## promtool, a real Prometheus and HAProxy on what stands in ops/ (needs: apt-get install prometheus haproxy)
 	$(BIN)/python -m pytest -m ops $(ARGS)
 
@@ -85,8 +89,10 @@ lock: ## resolve pyproject.toml again into requirements.txt, with hashes and wit
 	  --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.txt --quiet
 	uv pip compile pyproject.toml --constraint requirements.txt --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-emit-index-url --no-emit-find-links --output-file ops/docker/requirements.txt --quiet
+	uv pip compile --group pyproject.toml:fuzz --constraint requirements.txt --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-emit-index-url --no-emit-find-links --output-file tests/fuzz/requirements.txt --quiet
 	uv pip compile --group pyproject.toml:build --constraint requirements.txt --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-emit-index-url --no-emit-find-links --output-file ops/docker/build-requirements.txt --quiet
 
 clean: ## forget .venv and every cache
-	rm -rf ui/node_modules $(dir $(UI)) $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	rm -rf ui/node_modules $(dir $(UI)) $(VENV) .fuzz .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -90,6 +90,7 @@ class Settings(BaseSettings):
     backpressure_redis_memory: float = Field(0.9, validation_alias="OPENSTREAM_MAX_REDIS_MEMORY", gt=0, le=1)
     mailbox_bytes: int = Field(32 << 20, validation_alias="OPENSTREAM_MAILBOX_BYTES", ge=1 << 20)
     max_requests: int = Field(10_000, validation_alias="OPENSTREAM_MAX_REQUESTS", ge=1)
+    max_connections: int = Field(10_000, validation_alias="OPENSTREAM_MAX_CONNECTIONS", ge=1, le=1_000_000)
 
     #: Of a partition, so that what is repeated is known: see domain.producers.Memory.
     max_producers: int = Field(10_000, validation_alias="OPENSTREAM_MAX_PRODUCERS", ge=1)

@@ -93,15 +93,15 @@ async def _check() -> None:
     notes(request)[PRINCIPAL] = principal
     if principal.role not in access.roles:
         needed = ", ".join(sorted(access.roles))
-        raise _forbidden(f"the role {principal.role} may not do this; it takes one of: {needed}")
+        raise forbidden(f"the role {principal.role} may not do this; it takes one of: {needed}")
     names = request.view_args or {}
     if "topic" in names:
         # Malformed before forbidden: a malformed name says nothing about what exists.
         check_topic(names["topic"])
         if not principal.allows(names["topic"]):
-            raise _forbidden("the token does not cover this topic")
+            raise forbidden("the token does not cover this topic")
     elif access.reach is Reach.EVERYTHING and principal.topics is not None:
-        raise _forbidden("the token is narrowed to topics, and this tells about all of them")
+        raise forbidden("the token is narrowed to topics, and this tells about all of them")
     if "group" in names:
         check_group(names["group"])
 
@@ -112,5 +112,6 @@ def principal() -> Principal:
     return found
 
 
-def _forbidden(detail: str) -> Problem:
+def forbidden(detail: str) -> Problem:
+    """The token is good, and not for this."""
     return Problem(FORBIDDEN, detail, headers=[("www-authenticate", 'Bearer error="insufficient_scope"')])

@@ -6,6 +6,7 @@ A checkout without them (no Node.js, `make ui` not run) still serves the API; th
 from __future__ import annotations
 
 import gzip
+import re
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -26,6 +27,8 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+#: What the build calls its files.
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}", re.ASCII)
 _FOR_EVER = "public, max-age=31536000, immutable"
 _NOT_BUILT = """<main>
 <h1>OpenStream</h1>
@@ -110,9 +113,8 @@ async def config() -> Response:
 
 def _asset(name: str) -> Asset | None:
     suffix = name[name.rfind(".") :] if "." in name else ""
-    file = built().joinpath("assets", name)
-    # The route takes one segment; a name that decodes to more is refused here.
-    if suffix not in _TYPES or "/" in name or "\\" in name or not file.is_file():
+    # Before the file system hears of it: it has bounds of its own for names, and errors for what is beyond them.
+    if suffix not in _TYPES or _NAME.fullmatch(name) is None or not built().joinpath("assets", name).is_file():
         return None
     return _load(name, _TYPES[suffix])
 

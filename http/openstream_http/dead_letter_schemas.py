@@ -6,16 +6,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from openstream_http.limits import MAX_EVENTS
+from openstream_http.limits import MAX_EVENTS, PlaceId
 from openstream_http.schemas import Answer, Request
 from openstream_runtime.domain.dead_letters import Redrive
 
-LetterId = Annotated[str, Meta(max_length=48, description="`p<partition>@<id>`: where a letter stands")]
+#: Where a letter stands.
+LetterId = PlaceId
 
 
 class DeadLettersQuery(Request, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_EVENTS)] = 100
-    from_id: Annotated[str, Meta(max_length=48, description="the next_id of an answer")] | None = None
+    from_id: Annotated[PlaceId, Meta(description="the next_id of an answer")] | None = None
 
 
 class Origin(Answer):
@@ -61,7 +62,7 @@ class RedriveRequest(Request):
     to: Redrive
     ids: Annotated[list[LetterId], Meta(min_length=1, max_length=1_000)] | None = None
     all: Literal[True] | None = None
-    from_id: Annotated[str, Meta(max_length=48, description="with `all`: the next_id of an answer")] | None = None
+    from_id: Annotated[PlaceId, Meta(description="with `all`: the next_id of an answer")] | None = None
 
 
 class RedriveAnswer(Answer):

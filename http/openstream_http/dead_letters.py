@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from openstream_http import dead_letter_schemas as schemas
 from openstream_http.access import permits
@@ -11,7 +11,8 @@ from openstream_http.auth import Role
 from openstream_http.bodies import read_json
 from openstream_http.edge import edge
 from openstream_http.openapi import describes
-from openstream_http.problems import INVALID, Problem, invalid
+from openstream_http.problems import invalid
+from openstream_http.queries import read_query
 from openstream_http.rendering import json_response, kept_event, raw_response, text
 from openstream_http.schemas import decoder_of
 from openstream_runtime.domain.errors import InvalidRequest
@@ -29,7 +30,7 @@ _REDRIVE = decoder_of(schemas.RedriveRequest)
 @describes("groups", query=schemas.DeadLettersQuery, responses={200: schemas.DeadLetterList}, problems=(503,))
 async def list_dead_letters(topic: str, group: str) -> Response:
     """The events a group gave up on, with the reason and where they stood; those that went back too."""
-    asked = _query()
+    asked = read_query(schemas.DeadLettersQuery)
     at = None if asked.from_id is None else _place(asked.from_id, "query", "from_id")
     page = await edge().gateway.dead_letters(topic, group, limit=asked.limit, at=at)
     return raw_response(
@@ -88,17 +89,6 @@ def _letter(one: Letter) -> bytes:
         "redriven": one.redriven,
     }
     return kept_event(letter.partition, letter.event)[:-1] + b"," + msgspec.json.encode(more)[1:]
-
-
-def _query() -> schemas.DeadLettersQuery:
-    for name, values in request.args.lists():
-        if len(values) > 1:
-            raise invalid("expected once", "query", name)
-    try:
-        return msgspec.convert(request.args.to_dict(), schemas.DeadLettersQuery, strict=False)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        raise Problem(INVALID, f"query: {message}", errors=[{"loc": ["query"], "msg": message}]) from None
 
 
 def _place(text: str, *loc: str | int) -> Place:

@@ -10,12 +10,12 @@ from msgspec import UNSET, structs
 from quart import Blueprint, Response
 
 from openstream_http import group_schemas as schemas
-from openstream_http.access import permits, principal
+from openstream_http.access import forbidden, permits, principal
 from openstream_http.auth import Role
 from openstream_http.bodies import read_json
 from openstream_http.edge import edge
 from openstream_http.openapi import describes
-from openstream_http.problems import FORBIDDEN, Problem, invalid
+from openstream_http.problems import invalid
 from openstream_http.rendering import json_response
 from openstream_http.schemas import decoder_of
 from openstream_runtime.domain.dead_letters import dead_letter_topic
@@ -57,11 +57,7 @@ def settings_of(group: Group) -> dict[str, Any]:
 def check_dead_letters(name: str | None) -> None:
     """The name of a topic, and one the token covers: dead letters are written there."""
     if name is not None and not principal().allows(named(check_topic, name, "dead_letter_topic")):
-        raise Problem(
-            FORBIDDEN,
-            "the token does not cover the dead-letter topic",
-            headers=[("www-authenticate", 'Bearer error="insufficient_scope"')],
-        )
+        raise forbidden("the token does not cover the dead-letter topic")
 
 
 def named(check: Callable[[str], str], name: str, field: str) -> str:

@@ -1,7 +1,7 @@
 """The guard: what is refused before any route runs, what is put on every answer, and what is counted.
 
 A plain ASGI middleware. Hypercorn lets through what makes two servers disagree about where a request ends (both
-lengths at once), upgrades to HTTP/2 in clear text, and any size of headers; none of it comes further than here.
+lengths at once), other versions of HTTP, and any size of headers; none of it comes further than here.
 """
 
 from __future__ import annotations
@@ -140,11 +140,11 @@ def fault(scope: Any) -> Problem | None:
             return _closing(MALFORMED, "Content-Length and Transfer-Encoding exclude each other")
         if codings != [b"chunked"]:
             return _closing(MALFORMED, "the only Transfer-Encoding taken is chunked")
-    # h2c upgrades come here as HTTP/2 with the old header still in place; Hypercorn cannot be told to refuse them.
+    # Also h2c, which listener.py lets come this far.
     if b"upgrade" in names or b"http2-settings" in names:
         return _closing(UPGRADE_REFUSED)
     if scope.get("http_version", "1.1") not in {"1.0", "1.1"} and scope.get("scheme") != "https":
-        return Problem(HTTP_VERSION)
+        return _closing(HTTP_VERSION)
     if not raw_path.startswith(b"/") and not (raw_path == b"*" and scope["method"] == "OPTIONS"):
         return _closing(MALFORMED, "the request target must be a path")
     if len(raw_path) > MAX_PATH_BYTES:

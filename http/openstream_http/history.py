@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
-import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response, request
 
@@ -23,10 +22,11 @@ from openstream_http.cloudevents import outgoing
 from openstream_http.cloudevents.schema import CloudEvent
 from openstream_http.connection import StreamedResponse, promise
 from openstream_http.edge import edge
-from openstream_http.limits import MAX_EVENTS, MAX_KEY_BYTES, MAX_TYPE_CHARS, EventId, Milliseconds
+from openstream_http.limits import MAX_EVENTS, MAX_KEY_BYTES, MAX_TYPE_CHARS, EventId, Milliseconds, PlaceId
 from openstream_http.negotiation import CLOUD_EVENTS, JSON, LINES, VARY, wanted
 from openstream_http.openapi import describes
-from openstream_http.problems import HTTP_VERSION, INVALID, NOT_FOUND, Problem, invalid
+from openstream_http.problems import HTTP_VERSION, NOT_FOUND, Problem, invalid
+from openstream_http.queries import read_query
 from openstream_http.rendering import kept, lines, raw_response
 from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.history import END, Place, Span, first_at, last_at
@@ -38,8 +38,6 @@ from openstream_runtime.gateway.results import HistoryPage
 PIECE = 64 << 10
 
 history = Blueprint("history", __name__)
-
-Q = TypeVar("Q", bound="HistoryQuery")
 
 
 class HistoryQuery(schemas.Request, kw_only=True):
@@ -59,10 +57,7 @@ class PartitionHistoryQuery(HistoryQuery, kw_only=True):
 
 class TopicHistoryQuery(HistoryQuery, kw_only=True):
     from_id: (
-        Annotated[
-            str, Meta(max_length=48, description="where to go on: the next_id of an answer, beside the same query")
-        ]
-        | None
+        Annotated[PlaceId, Meta(description="where to go on: the next_id of an answer, beside the same query")] | None
     ) = None
 
 
@@ -123,7 +118,7 @@ async def partition_history(topic: str, partition: str) -> Response:
     With `Accept: application/cloudevents-batch+json` a page is a batch of CloudEvents, and the next page is where the
     answer's `Link` with `rel="next"` leads; the last page has none.
     """
-    asked = _query(PartitionHistoryQuery)
+    asked = read_query(PartitionHistoryQuery)
     if asked.from_id is not None and asked.from_ms is not None:
         raise invalid("from_id and from_ms exclude each other", "query", "from_ms")
     if asked.to_id is not None and asked.to_ms is not None:
@@ -150,7 +145,7 @@ async def topic_history(topic: str) -> Response:
     says where to go on, nothing else. It is added to the same query: `from_ms` still holds for the partitions after.
     After a 410, `p<partition>@<earliest_id>` goes on behind the gap.
     """
-    asked = _query(TopicHistoryQuery)
+    asked = read_query(TopicHistoryQuery)
     at = None if asked.from_id is None else _place(asked.from_id)
     return await _answer(_Wish(topic, None, _span(asked, None, None), at, asked.limit))
 
@@ -200,17 +195,6 @@ async def _lines(page: HistoryPage | None, pages: AsyncGenerator[HistoryPage, No
             for start in range(0, len(data), PIECE):
                 yield data[start : start + PIECE]
             page = await anext(pages, None)
-
-
-def _query(shape: type[Q]) -> Q:
-    for name, values in request.args.lists():
-        if len(values) > 1:
-            raise invalid("expected once", "query", name)
-    try:
-        return msgspec.convert(request.args.to_dict(), shape, strict=False)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        raise Problem(INVALID, f"query: {message}", errors=[{"loc": ["query"], "msg": message}]) from None
 
 
 def _span(asked: HistoryQuery, first: Position | None, last: Position | None) -> Span:

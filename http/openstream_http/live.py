@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import anyio
 import msgspec
@@ -11,13 +11,13 @@ from msgspec import Meta
 from quart import Blueprint, Response, request
 
 from openstream_http import schemas, sse
-from openstream_http.access import Reach, permits, principal
+from openstream_http.access import Reach, forbidden, permits, principal
 from openstream_http.auth import Principal, Role
 from openstream_http.connection import promise
 from openstream_http.edge import edge
-from openstream_http.limits import MAX_KEY_BYTES, MAX_TYPE_CHARS, PartitionNumber
+from openstream_http.limits import MAX_KEY_BYTES, MAX_TYPE_CHARS, Name, PartitionNumber
 from openstream_http.openapi import describes
-from openstream_http.problems import FORBIDDEN, INVALID, Problem
+from openstream_http.queries import read_query
 from openstream_http.rendering import tailed
 from openstream_runtime.actors.audience import Seat
 from openstream_runtime.domain.names import check_topic
@@ -28,13 +28,12 @@ from openstream_runtime.ports import Clock
 PERIOD = 2.0
 
 live = Blueprint("live", __name__)
-Q = TypeVar("Q", bound=schemas.Request)
 
 
 class LiveQuery(schemas.Request):
     """Whose partitions to show."""
 
-    topic: str | None = None
+    topic: Name | None = None
 
 
 class TailQuery(schemas.Request):
@@ -55,9 +54,9 @@ async def watch() -> Response:
     seconds, of the topics the token covers; `?topic=` adds that topic's partitions. `bye` says why it ends: come again.
     """
     who = principal()
-    query = _query(LiveQuery)
+    query = read_query(LiveQuery)
     if query.topic is not None and not who.allows(check_topic(query.topic)):
-        raise Problem(FORBIDDEN, "the token does not cover this topic")
+        raise forbidden("the token does not cover this topic")
     life = sse.life_of(who)
     return sse.event_stream(_snapshots(edge().gateway, edge().clock, who, query.topic, life), life)
 
@@ -73,7 +72,7 @@ async def tail(topic: str) -> Response:
     `payload_head`, with `payload_bytes`. `key`, `event_type` and `partition` narrow. `bye` says why it ends.
     """
     who = principal()
-    query = _query(TailQuery)
+    query = read_query(TailQuery)
     partitions = None if query.partition is None else [query.partition]
     seat = await edge().gateway.tail(topic, partitions=partitions, key=query.key, event_type=query.event_type)
     promise(request._get_current_object(), seat.close)  # type: ignore[attr-defined]
@@ -116,11 +115,3 @@ async def _events(seat: Seat, clock: Clock, life: float) -> AsyncIterator[bytes]
 
 def _bye(why: str) -> bytes:
     return sse.frame("bye", msgspec.json.encode({"reason": why}))
-
-
-def _query(shape: type[Q]) -> Q:
-    try:
-        return msgspec.convert(request.args.to_dict(), shape, strict=False)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        raise Problem(INVALID, f"query: {message}", errors=[{"loc": ["query"], "msg": message}]) from None

@@ -27,6 +27,7 @@ def run_node(settings: Settings) -> int:
                 host=settings.host,
                 port=settings.port,
                 grace=grace,
+                max_connections=settings.max_connections,
                 on_listening=lambda host, port: _log.info("listening", url=f"http://{host}:{port}"),
             )
 

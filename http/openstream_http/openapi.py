@@ -16,18 +16,40 @@ from quart_schema import Info, QuartSchema
 from quart_schema.openapi import HttpSecurityScheme, OpenAPIProvider
 from werkzeug.routing import Rule
 
-from openstream_http import problems, schemas
+from openstream_http import problems, schemas, sse
 from openstream_http.access import Access, access_of
+from openstream_http.limits import NAME_SCHEMA
 from openstream_http.negotiation import JSON, LINES
+from openstream_runtime.domain.topics import MAX_PARTITIONS
 
 _ATTRIBUTE = "_openstream_description"
 _SECURITY = "bearer"
 _SCHEMAS = "#/components/schemas/"
 _PROBLEM = {"$ref": f"{_SCHEMAS}ProblemAnswer"}
 _BODY_PROBLEMS = (400, 408, 413, 415, 422)
+#: What the guard answers to messages that come no further, on every route.
+_GUARD_PROBLEMS = (400, 414, 431)
+_TEXT = {"type": "string"}
+#: The answers that have no shape of their own, by media type.
+_UNSHAPED: Mapping[str, dict[str, Any]] = {
+    JSON: {"type": "object"},
+    # Of each event, as descriptions before 3.2 have it.
+    sse.MEDIA_TYPE: {
+        "type": "object",
+        "properties": {"event": _TEXT, "data": _TEXT | {"contentMediaType": JSON}},
+        "required": ["event", "data"],
+    },
+}
+#: What stands in a path, by its name there.
+_PATH: Mapping[str, dict[str, Any]] = {
+    "topic": {"type": "string"} | NAME_SCHEMA,
+    "group": {"type": "string"} | NAME_SCHEMA,
+    "partition": {"type": "integer", "minimum": 0, "maximum": MAX_PARTITIONS - 1},
+}
 _ABOUT = """Produce, read, acknowledge: ordered partitions on Redis Streams, remembered by PostgreSQL.
 
-Errors are RFC 9457 problems; `type` links to an explanation. 429 and 503 carry Retry-After."""
+Errors are RFC 9457 problems; `type` links to an explanation. 429 and 503 carry Retry-After. Whatever the route, an
+Upgrade is a 501 and another version of HTTP a 505."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,6 +72,7 @@ class Description:
     answer_also: Mapping[str, Any] = field(default_factory=dict)
     #: Request headers by name, and what each says.
     headers: Mapping[str, str] = field(default_factory=dict)
+    body_optional: bool = False
 
 
 def describes(
@@ -64,13 +87,15 @@ def describes(
     also: Mapping[str, Any] | None = None,
     answer_also: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
+    body_optional: bool = False,
 ) -> Callable[[F], F]:
     """Describe a route; its docstring is the text."""
 
     def decorate(view: F) -> F:
         about = Description(
-            tag, responses, request, lines, query, problems, answer_lines, also or {}, answer_also or {}, headers or {}
-        )
+            tag, responses, request, lines, query, problems, answer_lines, also or {}, answer_also or {}, headers or {},
+            body_optional,
+        )  # fmt: skip
         setattr(view, _ATTRIBUTE, about)
         return view
 
@@ -106,6 +131,8 @@ class Provider(OpenAPIProvider):
                 operation["security"] = [] if access.roles is None else [{_SECURITY: []}]
                 if access.roles is not None:
                     operation["description"] += f"\n\nRoles: {', '.join(sorted(access.roles))}."
+                for parameter in operation["parameters"]:
+                    parameter["schema"] = _PATH.get(parameter["name"], parameter["schema"])
                 self._add_query(operation, about, components)
                 operation["parameters"] = operation["parameters"] + _header_parameters(about.headers)
                 self._add_request(operation, about, components)
@@ -136,7 +163,7 @@ class Provider(OpenAPIProvider):
             if shape is not None:
                 content[media] = {"schema": _add(shape, components)}
         if content:
-            operation["requestBody"] = {"required": True, "content": content}
+            operation["requestBody"] = {"required": not about.body_optional, "content": content}
 
     def _responses(
         self, rule: Rule, about: Description, access: Access, components: dict[str, Any]
@@ -146,7 +173,7 @@ class Provider(OpenAPIProvider):
             response: dict[str, Any] = {"description": _sentence(shape)}
             responses[str(status)] = response
             if isinstance(shape, str):
-                response["content"] = {shape: {"schema": {"type": "string"}}}
+                response["content"] = {shape: {"schema": _UNSHAPED.get(shape, _TEXT)}}
             elif shape is not None:
                 response["content"] = {JSON: {"schema": _add(shape, components)}}
             if status == 200 and about.answer_lines is not None:
@@ -154,13 +181,15 @@ class Provider(OpenAPIProvider):
             if status == 200:
                 for media, other in about.answer_also.items():
                     response.setdefault("content", {})[media] = {"schema": _add(other, components)}
-        statuses = set(about.problems) | {500, 503}
+        statuses = {*about.problems, *_GUARD_PROBLEMS, 500, 503}
         if access.roles is not None:
             statuses |= {401, 403}
         if about.request is not None:
             statuses |= set(_BODY_PROBLEMS)
         if rule.arguments:
             statuses |= {404, 422}
+        if about.query is not None:
+            statuses.add(422)
         for status in sorted(statuses - set(about.responses)):
             responses[str(status)] = _problem_response(status)
         return responses

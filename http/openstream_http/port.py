@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import resource
 import socket
 import struct
 import sys
 
 import anyio
+import structlog
 
 #: Connections the kernel holds for us before they are accepted.
 BACKLOG = 1_024
@@ -23,6 +25,12 @@ _NO_NEW_ONES = (
     (0x06, 0, 0, 0xFFFFFFFF),  # else all
 )
 _SO_ATTACH_FILTER = 26
+
+log = structlog.get_logger(__name__)
+
+
+#: Files a node needs beside the connections of its clients: Redis, PostgreSQL, spools, logs.
+_OTHER_FILES = 256
 
 
 class CannotListen(OSError):
@@ -66,3 +74,20 @@ def let_nobody_in(listener: socket.socket) -> None:
         )
     else:
         listener.listen(0)
+
+
+def affordable(connections: int) -> int:
+    """So many connections, or what the limit on open files leaves for them; that limit is raised as far as it goes.
+
+    Without it a crowd that only connects would take the files that Redis and PostgreSQL are reached by.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    fewer = max(1, soft - _OTHER_FILES)
+    log.warning("fewer connections than asked for", connections=fewer, asked=connections, open_files=soft)
+    return fewer

@@ -20,8 +20,9 @@ from openstream_http.edge import edge
 from openstream_http.ndjson import HELD_BYTES, LineProducer
 from openstream_http.negotiation import CLOUD_EVENT, CLOUD_EVENTS, JSON, LINES
 from openstream_http.openapi import describes
-from openstream_http.problems import INVALID, Problem, invalid
+from openstream_http.problems import invalid
 from openstream_http.producing import PRODUCER_HEADERS, next_stamp, stamp_of
+from openstream_http.queries import read_query
 from openstream_http.rendering import placed, produced, raw_response
 from openstream_runtime.domain.errors import Overloaded, Unavailable
 from openstream_runtime.domain.events import NewEvent
@@ -79,7 +80,7 @@ async def append(topic: str) -> Response:
     string and any other data a string of base64, with a header `ce-data-encoding: base64`.
     """
     kind = None if is_binary() else media_type(JSON, *LINES, CLOUD_EVENT, CLOUD_EVENTS)
-    query, producer = _query(), stamp_of(request.headers)
+    query, producer = read_query(schemas.ProduceQuery), stamp_of(request.headers)
     if kind in {None, CLOUD_EVENT, CLOUD_EVENTS}:
         return await _append_cloud_events(topic, query, kind, producer)
     if kind != JSON:
@@ -129,14 +130,6 @@ def new_event(event: schemas.Event, now_ms: int, *at: str | int, stamp: Stamp | 
         headers=headers,
         event_id=event.event_id,
     )
-
-
-def _query() -> schemas.ProduceQuery:
-    try:
-        return msgspec.convert(request.args.to_dict(), schemas.ProduceQuery, strict=False)
-    except msgspec.ValidationError as error:
-        message = str(error)
-        raise Problem(INVALID, f"query: {message}", errors=[{"loc": ["query"], "msg": message}]) from None
 
 
 def _event_of_line(stamp: Stamp | None, line: bytes, number: int) -> NewEvent:

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from openstream_http.limits import EventId, Milliseconds, Name, Partitions
 from openstream_http.schemas import Answer, Request
-from openstream_runtime.domain.replays import ReplayState
+from openstream_runtime.domain.replays import MIN_RATE, ReplayState
 
 
 class ReplayRequest(Request):
@@ -21,7 +21,7 @@ class ReplayRequest(Request):
     to_id: EventId | None = None
     partitions: Partitions | None = None
     rate_per_s: (
-        Annotated[float, Meta(gt=0, le=1e9, description="events a second; absent: as fast as it goes")] | None
+        Annotated[float, Meta(ge=MIN_RATE, le=1e9, description="events a second; absent: as fast as it goes")] | None
     ) = None
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from quart import Blueprint, Response
 
 from openstream_http import replay_schemas as schemas
-from openstream_http.access import permits, principal
+from openstream_http.access import forbidden, permits, principal
 from openstream_http.auth import Role
 from openstream_http.bodies import read_json
 from openstream_http.edge import edge
 from openstream_http.openapi import describes
-from openstream_http.problems import FORBIDDEN, Problem, invalid
+from openstream_http.problems import invalid
 from openstream_http.rendering import json_response
 from openstream_http.schemas import decoder_of
 from openstream_runtime.domain.errors import InvalidRequest, NotFound
@@ -46,11 +46,7 @@ async def create_replay(topic: str) -> Response:
     except InvalidRequest as error:
         raise invalid(error.detail, "target_topic") from None
     if not principal().allows(target):
-        raise Problem(
-            FORBIDDEN,
-            "the token does not cover the target topic",
-            headers=[("www-authenticate", 'Bearer error="insufficient_scope"')],
-        )
+        raise forbidden("the token does not cover the target topic")
     if target == topic:
         raise invalid("a topic cannot be replayed into itself", "target_topic")
     if asked.from_id is not None and asked.from_ms is not None:

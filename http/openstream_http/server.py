@@ -21,7 +21,7 @@ from quart import Quart
 
 from openstream_http.guard import Guard
 from openstream_http.listener import ServerConfig
-from openstream_http.port import BACKLOG, let_nobody_in, listen
+from openstream_http.port import BACKLOG, affordable, let_nobody_in, listen
 from supervisors.context import Context
 
 #: Seconds an idle connection stays open; also how long a client may take over its request line and headers.
@@ -43,6 +43,7 @@ class HttpServer:
     """Serves an app at `host:port` (0: a free port; see `port` once ready).
 
     `grace`: seconds for requests in flight after being asked to stop; the child's own grace must be two seconds more.
+    `max_connections`: fewer when the process may not have so many files.
     `on_listening(host, port)`: told before it is ready. `on_stopping`: told first of all, so that long-polls return.
     """
 
@@ -53,6 +54,7 @@ class HttpServer:
         host: str,
         port: int,
         grace: float,
+        max_connections: int = 10_000,
         on_listening: Callable[[str, int], None] | None = None,
         on_stopping: Callable[[], None] | None = None,
     ) -> None:
@@ -60,6 +62,7 @@ class HttpServer:
         self._host = host
         self._asked_port = port
         self._grace = grace
+        self._max_connections = max_connections
         self._on_listening = on_listening
         self._on_stopping = on_stopping
         self._config: ServerConfig | None = None
@@ -73,7 +76,7 @@ class HttpServer:
         if self._on_listening is not None:
             self._on_listening(self._host, self.port)
         queue = listener.dup()  # the same queue of connections, for when Hypercorn owns the listener
-        config = self._config = _config(listener)
+        config = self._config = _config(listener, affordable(self._max_connections))
         config.graceful_timeout = self._grace + _NEVER_FIRST
         ctx.ready()
         with anyio.CancelScope(shield=True):
@@ -116,9 +119,12 @@ class HttpServer:
     def describe(self) -> dict[str, Any]:
         """For the snapshot of the tree."""
         guard = self._app.extensions.get("guard")
+        config = self._config
         return {
             "port": self.port,
-            "connections": len(self._config.connections) if self._config is not None else 0,
+            "connections": len(config.connections) if config is not None else 0,
+            "ended_idle": config.ended_idle if config is not None else 0,
+            "turned_away": config.turned_away if config is not None else 0,
             "in_flight": guard.in_flight if isinstance(guard, Guard) else 0,
         }
 
@@ -130,8 +136,8 @@ async def _all_left(config: ServerConfig, seconds: float) -> None:
             await anyio.sleep(_LOOK)
 
 
-def _config(listener: socket.socket) -> ServerConfig:
-    config = ServerConfig()
+def _config(listener: socket.socket, max_connections: int) -> ServerConfig:
+    config = ServerConfig(max_connections)
     config.bind = [f"fd://{listener.detach()}"]  # from here on Hypercorn owns the socket, and closes it
     config.backlog = BACKLOG
     config.keep_alive_timeout = KEEP_ALIVE

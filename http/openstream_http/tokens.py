@@ -10,6 +10,7 @@ from werkzeug.exceptions import NotFound
 
 from openstream_http import schemas, token_schemas
 from openstream_http.access import public
+from openstream_http.auth import MAX_TOKEN_CHARS
 from openstream_http.bodies import read_json
 from openstream_http.edge import edge
 from openstream_http.openapi import describes
@@ -40,6 +41,8 @@ async def mint() -> Response:
     if not asked.sub.isprintable():
         raise invalid("expected printable characters", "sub")
     token = edge().verifier.mint(asked.sub, asked.role, asked.ttl_s, asked.topics)
+    if len(token) > MAX_TOKEN_CHARS:
+        raise invalid(f"make a token of more than {MAX_TOKEN_CHARS} characters, which no node takes", "topics")
     return json_response(token_schemas.Token(token, asked.ttl_s), headers={"Cache-Control": "no-store"})
 
 

@@ -24,6 +24,7 @@ _REQUEST = schemas.decoder_of(schemas.TopicRequest)
     request=schemas.TopicRequest,
     responses={200: schemas.TopicAnswer, 201: schemas.TopicAnswer},
     problems=(409, 429, 503),
+    body_optional=True,
 )
 async def put_topic(topic: str) -> Response:
     """Create a topic, or set its settings.

@@ -6,6 +6,7 @@ its headers which letter it is made of, and, when it is for one group only, for 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
@@ -16,7 +17,7 @@ from openstream_runtime.domain.errors import InvalidRequest
 from openstream_runtime.domain.events import NewEvent, StoredEvent, with_headers
 from openstream_runtime.domain.names import RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.topics import Group
+from openstream_runtime.domain.topics import MAX_PARTITIONS, Group
 
 #: `<topic>/<partition>/<ms>-<seq>` of the original, and the rest of the story.
 LETTER = "openstream-dead-letter"
@@ -25,6 +26,9 @@ DELIVERIES, CONSUMER = "openstream-dead-letter-deliveries", "openstream-dead-let
 #: Of a redriven copy: the place of the letter, and `<topic>/<group>` when it is for that group alone.
 REDRIVEN, ONLY = "openstream-redrive-of", "openstream-redrive-for"
 _LONGEST_NAME = 200
+#: Whoever may produce to a dead-letter topic may write such headers; what does not read like ours is none.
+_ORIGIN = re.compile(r"([A-Za-z0-9._-]{1,200})/([0-9]{1,4})/([0-9]{1,20}-[0-9]{1,20})", re.ASCII)
+_COUNT = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 class Reason(StrEnum):
@@ -69,7 +73,7 @@ class DeadLetter:
     origin_partition: int
     origin: Position
     group: str
-    reason: str
+    reason: Reason
     deliveries: int
     consumer: str | None
 
@@ -105,17 +109,18 @@ def letter_in(partition: int, event: StoredEvent) -> DeadLetter | None:
         return None
     try:
         said = msgspec.json.decode(event.headers, type=dict[str, str])
-        place, _, origin = said.get(LETTER, "").rpartition("/")
-        topic, _, number = place.rpartition("/")
+        place, deliveries = _ORIGIN.fullmatch(said[LETTER]), _COUNT.fullmatch(said[DELIVERIES])
+        if place is None or deliveries is None or int(place[2]) >= MAX_PARTITIONS:
+            return None
         return DeadLetter(
             partition,
             event,
-            topic,
-            int(number),
-            Position.parse(origin),
+            place[1],
+            int(place[2]),
+            Position.parse(place[3]),
             said[GROUP],
-            said[REASON],
-            int(said[DELIVERIES]),
+            Reason(said[REASON]),
+            int(deliveries[0]),
             said.get(CONSUMER),
         )
     except (msgspec.DecodeError, InvalidRequest, KeyError, ValueError):

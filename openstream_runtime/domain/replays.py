@@ -18,6 +18,8 @@ from openstream_runtime.domain.positions import Position
 #: Headers of a copy: `<topic>/<partition>/<ms>-<seq>` of the original, and the replay that made it.
 ORIGIN, REPLAY = "openstream-replay-of", "openstream-replay"
 SMOOTHING = 0.3  # of a new rate in the published one
+MIN_RATE = 0.001  # events a second: one in a quarter of an hour; slower is standing still
+_FOREVER_S = 3e9  # longer than this (a century) is no estimate
 
 
 class ReplayState(StrEnum):
@@ -112,7 +114,9 @@ class Replay:
         rate = self.rate or self.rate_per_s
         if not rate or self.total is None:
             return None
-        return round(1000 * max(0, self.total - self.copied) / rate)
+        seconds = max(0, self.total - self.copied) / rate
+        # The rate of a replay that stands still fades towards zero, and a float towards infinity is no number of ms.
+        return round(1000 * seconds) if seconds < _FOREVER_S else None
 
 
 def copy_of(event: StoredEvent, topic: str, partition: int, replay: str) -> NewEvent:

@@ -12,7 +12,7 @@ from openstream_runtime.domain.errors import Conflict, Gone, InvalidRequest, Not
 from openstream_runtime.domain.history import END, before, first_at, last_at
 from openstream_runtime.domain.names import check_topic
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.domain.replays import NewReplay, Part, Replay, ReplayState
+from openstream_runtime.domain.replays import MIN_RATE, NewReplay, Part, Replay, ReplayState
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway.topics import Topics
 
@@ -43,8 +43,8 @@ class Replaying:
         source = await self._topics.find(name)
         if check_topic(wish.target) == source.name:
             raise InvalidRequest("a topic cannot be replayed into itself", topic=source.name)
-        if wish.rate_per_s is not None and not 0 < wish.rate_per_s < float("inf"):
-            raise InvalidRequest("rate_per_s must be above zero", topic=source.name)
+        if wish.rate_per_s is not None and not MIN_RATE <= wish.rate_per_s < float("inf"):
+            raise InvalidRequest(f"rate_per_s must be at least {MIN_RATE}", topic=source.name)
         first, last = _bounds(wish)
         numbers = _partitions(source, wish.partitions)
         parts, waiting = await self._parts(source, numbers, first, last)

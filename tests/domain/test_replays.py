@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.domain.replays import Bucket, Pace, copy_of, origin_of
+from openstream_runtime.domain.replays import Bucket, NewReplay, Pace, copy_of, origin_of
+from support.fake_replays import as_made
 
 AT = Position(1_730_000_000_000, 7)
 
@@ -91,3 +94,11 @@ def test_a_pace_begins_with_what_it_sees_and_goes_on_smoothly() -> None:
     assert pace.rate == 200
     pace.observe(300, 12.0)
     assert 0 < pace.rate < 200
+
+
+@given(st.floats(0, 1e300))
+def test_a_replay_that_fades_to_a_standstill_is_still_told_about(rate: float) -> None:
+    """Its smoothed rate goes towards zero for as long as it stands, and the time that is left towards infinity."""
+    new = NewReplay("rp_1", 1, "orders", 2, "copy", 1, None, None, None, 1_000, [])
+    eta_ms = replace(as_made(new, 0), rate=rate).eta_ms
+    assert eta_ms is None or 0 <= eta_ms < 2**53

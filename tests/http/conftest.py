@@ -73,7 +73,14 @@ def serve(gateway: FakeGateway, meter: FakeMeter) -> Serve:
     @asynccontextmanager
     async def run(*, grace: float = 5.0, body_timeout: float = 10.0, **changes: Any) -> AsyncIterator[Running]:
         app = create_app(gateway, settings_of(**changes), meter=meter, body_timeout=body_timeout)  # type: ignore[arg-type]
-        server = HttpServer(app, host="127.0.0.1", port=0, grace=grace, on_stopping=gateway.drain)
+        server = HttpServer(
+            app,
+            host="127.0.0.1",
+            port=0,
+            grace=grace,
+            max_connections=app.extensions["openstream"].settings.max_connections,
+            on_stopping=gateway.drain,
+        )
         ctx = Context("http")
         running = Running(server, ctx, EdgeClient(app))
 

@@ -9,6 +9,8 @@ from hashlib import sha256, sha512
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
@@ -16,6 +18,9 @@ from openstream_http import auth
 from openstream_http.auth import LEEWAY, REMEMBERED, Principal, Role, Verifier
 from openstream_http.problems import Problem
 from support.edge import JWT_SECRET, FakeClock, settings_of
+
+#: How long an example takes says how busy the machine is, and nothing else.
+quietly = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 CLOCK = FakeClock()
 NOW = CLOCK.ms // 1000
@@ -56,6 +61,14 @@ def refusal(verifier: Verifier, *headers: str) -> Problem:
     assert challenge.startswith('Bearer realm="openstream"')
     assert JWT_SECRET not in str(caught.value)
     return caught.value
+
+
+def verdict(verifier: Verifier, token: str) -> Principal | int:
+    """Whom a token speaks for, or the status that says it speaks for nobody; anything else is a fault of ours."""
+    try:
+        return verifier.verify([f"Bearer {token}"])
+    except Problem as problem:
+        return problem.status
 
 
 def test_a_minted_token_is_good_and_says_who_it_is(verifier: Verifier) -> None:
@@ -227,3 +240,120 @@ def test_a_refused_token_is_not_remembered(verifier: Verifier) -> None:
 def test_a_principal_without_a_list_may_see_every_topic_and_with_an_empty_one_none() -> None:
     assert Principal("me", Role.ADMIN).allows("anything")
     assert not Principal("me", Role.ADMIN, ()).allows("anything")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"alg":"none","alg":"HS256"}',
+        b'{"alg":"HS256","alg":"none"}',
+        b'{"alg":"HS256","enc":"A256GCM","zip":"DEF"}',
+        b'{"alg":"HS256","zip":"DEF"}',
+        b'{"alg":"dir","enc":"A256GCM"}',
+        b'{"alg":"PBES2-HS256+A128KW","p2c":2147483647,"p2s":"AA","enc":"A128GCM"}',
+        b'{"alg":"HS256","typ":"JWT","kid":null}',
+        b'{"alg":"HS256","cty":"JWT"}',
+        b'{"alg":"HS256","kid":"' + b"k" * 4_000 + b'"}',
+        b'{"alg":null}', b'{"alg":{}}', b'{"alg":""}', b'{}', b'[]', b'null', b'"HS256"', b'', b'{', b'\xff',
+        b'{"alg":"HS256\x00"}',
+        b'{"alg":"HS256"} x', b'\xef\xbb\xbf{"alg":"HS256"}', b'{"alg":"\\u0048S256"}', b"[" * 2_000,
+    ],
+    ids=lambda header: ascii(header)[:40],
+)  # fmt: skip
+def test_a_header_is_ours_or_the_token_is_refused_whoever_signed_it(verifier: Verifier, header: bytes) -> None:
+    """Signed with the right secret, so that nothing but the header can be what refuses it; and never an exception."""
+    message = f"{b64(header)}.{b64(json.dumps(claims()).encode())}"
+    token = f"{message}.{b64(hmac.new(JWT_SECRET.encode(), message.encode(), sha256).digest())}"
+    found = verdict(verifier, token)
+    if found != 401:
+        assert found == Principal("me", Role.ADMIN)
+        assert json.loads(header)["alg"] == "HS256", "in whatever spelling of JSON"
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "\u202eadmin",
+        "a\u200bb",
+        "a\u0000b",
+        "\ufeffme",
+        "a\u2028b",
+        "\ud800",
+        "a\x1b[2Jb",
+        "me\r\nX: y",
+        "\U000e0001",
+        "\x7f",
+    ],
+)
+def test_a_subject_that_would_not_show_as_what_it_is_is_refused(verifier: Verifier, subject: str) -> None:
+    """It goes into logs and onto screens of people who decide by it."""
+    refusal(verifier, f"Bearer {signed(claims(sub=subject))}")
+
+
+@pytest.mark.parametrize(
+    "subject", ["é", "e\u0301", "日本", "\U0001f600", "\uff21\uff24", "\u0430dmin", "me@example.org", "system:x/y"]
+)
+def test_a_subject_of_any_language_is_taken_as_it_is(verifier: Verifier, subject: str) -> None:
+    assert verifier.verify([f"Bearer {signed(claims(sub=subject))}"]).subject == subject
+
+
+@pytest.mark.parametrize(
+    "role", ["\u0430dmin", "Admin", "admin ", "admin\u200b", "\uff41dmin", "adm\u0131n", "admin\x00"]
+)
+def test_a_role_is_one_of_three_words_and_nothing_that_looks_like_them(verifier: Verifier, role: str) -> None:
+    refusal(verifier, f"Bearer {signed(claims(role=role))}")
+
+
+def test_a_claim_that_is_there_twice_widens_nothing(verifier: Verifier) -> None:
+    """JSON leaves open which one counts. The signature is ours, so both are; what is taken must be one that is said."""
+    body = json.dumps(claims(role="consumer")).encode()
+    twice = body[:-1] + b', "role": "producer"}'
+    assert verifier.verify([f"Bearer {signed(twice)}"]).role in {Role.CONSUMER, Role.PRODUCER}
+    narrowed = body[:-1] + b', "topics": ["a"], "topics": null}'
+    refusal(verifier, f"Bearer {signed(narrowed)}")
+
+
+@pytest.mark.parametrize("pattern", ["[", "[!", "[]", "[z-a]", "(?i)x", "a" * 200, "*" * 200, "[a" * 60, "?" * 200])
+def test_no_pattern_takes_long_or_means_a_regular_expression(verifier: Verifier, pattern: str) -> None:
+    found = verifier.verify([f"Bearer {signed(claims(topics=[pattern] * 20))}"])
+    assert found.allows("a" * 199 + "b") in {pattern == "*" * 200, pattern == "?" * 200}
+
+
+@quietly
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_whatever_is_sent_as_a_token_is_a_principal_or_a_401(sent: bytes) -> None:
+    verifier = Verifier(settings_of(), lambda: NOW)
+    assert verdict(verifier, sent.decode("latin-1")) == 401
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@quietly
+@given(st.dictionaries(st.sampled_from(["iss", "aud", "sub", "role", "exp", "nbf", "iat", "topics", "jti"]), JSON))
+def test_whatever_claims_we_have_signed_they_make_a_principal_that_is_whole_or_a_401(changes: dict[str, Any]) -> None:
+    verifier = Verifier(settings_of(), lambda: NOW)
+    found = verdict(verifier, signed(json.dumps(claims(**changes)).encode()))
+    if not isinstance(found, Principal):
+        assert found == 401
+        return
+    assert isinstance(found.subject, str)
+    assert found.role in set(Role)
+    assert found.expires > NOW
+    assert found.topics is None or all(isinstance(pattern, str) for pattern in found.topics)
+    assert ("topics" in changes) == (found.topics is not None)
+
+
+@quietly
+@given(st.text(st.characters(codec="ascii", exclude_characters=".")), st.integers(0, 2), st.integers(0, 400))
+def test_no_change_of_a_token_that_changes_what_it_says_is_taken(put: str, part: int, at: int) -> None:
+    parts = signed(claims(role="consumer", topics=["a"])).split(".")
+    verifier = Verifier(settings_of(), lambda: NOW)
+    good = verifier.verify([f"Bearer {'.'.join(parts)}"])
+    parts[part] = parts[part][:at] + put + parts[part][at:]
+    # Base64 has several spellings of the same bytes; what they say is the same.
+    assert verdict(verifier, ".".join(parts)) in (401, good)

@@ -89,7 +89,20 @@ async def test_an_asset_is_kept_for_ever_and_packed_for_whoever_unpacks(client: 
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(
     "name",
-    ["nope.js", "notes.txt", "..%2fsecret.js", "%2e%2e%2fsecret.js", "..%5csecret.js", "%2e%2e", ""],
+    [
+        "nope.js",
+        "notes.txt",
+        "..%2fsecret.js",
+        "%2e%2e%2fsecret.js",
+        "..%5csecret.js",
+        "%2e%2e",
+        "",
+        "a" * 300 + ".js",
+        "a%00.js",
+        "%ff.js",
+        "é.js",
+        "index-abc.js%0a",
+    ],
 )
 async def test_nothing_else_is_served(client: EdgeClient, name: str) -> None:
     (await client.get(f"/ui/assets/{name}", role=None)).problem(404, "not-found")

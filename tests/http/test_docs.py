@@ -121,7 +121,7 @@ async def test_produce_is_described_with_every_body_and_its_query(client: EdgeCl
         "Producer-Id", "Producer-Epoch", "Producer-Seq",
     ]  # fmt: skip
     assert set(operation["responses"]) == {
-        "200", "400", "401", "403", "404", "408", "409", "413", "415", "422", "429", "500", "503",
+        "200", "400", "401", "403", "404", "408", "409", "413", "414", "415", "422", "429", "431", "500", "503",
     }  # fmt: skip
     assert set(operation["responses"]["429"]["content"]) == {"application/problem+json"}
     assert "Retry-After" in operation["responses"]["429"]["headers"]

@@ -96,6 +96,7 @@ async def test_an_unknown_replay_is_a_404(client: EdgeClient, method: str, name:
         ({"target_topic": "copy", "to_id": "5-0", "to_ms": 5}, "to_ms"),
         ({"target_topic": "copy", "from_ms": -1}, "from_ms"),
         ({"target_topic": "copy", "rate_per_s": 0}, "rate_per_s"),
+        ({"target_topic": "copy", "rate_per_s": 5e-324}, "rate_per_s"),
         ({"target_topic": "copy", "rate_per_s": -3.5}, "rate_per_s"),
         ({"target_topic": "copy", "partitions": []}, "partitions"),
         ({"target_topic": "copy", "rate": 5}, "rate"),

@@ -97,6 +97,15 @@ async def test_a_wrong_shape_is_refused_with_its_place(
     assert (await client.post(MINT, asked(**changes), role=None)).wrong_at(*loc)
 
 
+async def test_a_token_that_no_node_would_take_is_not_minted(client: EdgeClient) -> None:
+    """A hundred patterns are allowed, and so are long ones; all at once they make more than a header may hold."""
+    message = (await client.post(MINT, asked(topics=["x" * 200] * 100), role=None)).wrong_at("topics")
+    assert "8192" in message
+    longest = await client.post(MINT, asked(topics=[f"{n:0>50}" for n in range(100)]), role=None)
+    headers = {"Authorization": f"Bearer {longest.json(token_schemas.Token).token}"}
+    assert (await client.get("/v1/topics", role=None, headers=headers)).status == 200
+
+
 async def test_without_an_admin_secret_the_route_is_off(gateway: FakeGateway) -> None:
     client = EdgeClient(create_app(gateway, settings_of(auth_admin_secret="", dev=True)))
     (await client.post(MINT, asked(admin_secret=""), role=None)).problem(404, "not-found")

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 
 from openstream_runtime.actors.audience import Audience, Seat
-from openstream_runtime.domain.dead_letters import DeadLetter, Redrive, dead_letter_topic
+from openstream_runtime.domain.dead_letters import DeadLetter, Reason, Redrive, dead_letter_topic
 from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound, OpenStreamError, Unavailable
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.history import Place, Span
@@ -397,7 +397,7 @@ class FakeGateway(Gateway):
                 del known.pending[number][at]
                 if one.deliveries >= (known.settings.max_deliveries or 10**9):
                     dead += 1
-                    letter = DeadLetter(number, one.event, topic, number, at, group, "nacked", one.deliveries, "c")
+                    letter = DeadLetter(number, one.event, topic, number, at, group, Reason.NACKED, one.deliveries, "c")
                     known.letters.append(Letter(letter, redriven=False))
                 else:
                     again += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,32 @@ class Wire:
             return data
 
 
+async def exchange(
+    port: int, *pieces: bytes, end: bool = False, seconds: float = 15, local: str | None = None
+) -> list[WireAnswer]:
+    """Send pieces, each when the one before has left, and collect answers until the server closes; it must, in time.
+
+    `end`: say that nothing more comes (a half-close). `local`: the address to come from. A server that stops listening
+    in the middle is in its right.
+    """
+    answers = []
+    with anyio.fail_after(seconds):
+        async with wire(port, local) as line:
+            with suppress(anyio.BrokenResourceError):
+                for piece in pieces:
+                    await line.send(piece)
+                if end:
+                    await line.stream.send_eof()
+            while True:
+                try:
+                    answers.append(await line.answer())
+                except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+                    return answers
+
+
 @asynccontextmanager
-async def wire(port: int) -> AsyncIterator[Wire]:
-    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+async def wire(port: int, local: str | None = None) -> AsyncIterator[Wire]:
+    async with await anyio.connect_tcp("127.0.0.1", port, local_host=local) as stream:
         yield Wire(stream)
 
 

@@ -70,6 +70,7 @@ async def test_a_target_that_does_not_exist_gets_the_partitions_of_its_source(ri
         ReplayWish("copy", partitions=[-1]),
         ReplayWish("copy", partitions=[]),
         ReplayWish("copy", rate_per_s=0.0),
+        ReplayWish("copy", rate_per_s=5e-324),
         ReplayWish("copy", rate_per_s=-1.0),
         ReplayWish("copy", rate_per_s=float("nan")),
     ],
