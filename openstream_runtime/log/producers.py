@@ -15,7 +15,8 @@ from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import format_position, parse_positions
 from openstream_runtime.log.errors import REPLY_ERRORS, refusal
-from openstream_runtime.log.lane import CHUNK, Lane, pack
+from openstream_runtime.log.lane import CHUNK, Lane
+from openstream_runtime.log.pool import pack
 from openstream_runtime.log.scripts import Arg, Command, Script
 from openstream_runtime.ports import AppendBatch, Appended, Refusal, Refused
 from openstream_runtime.producer_ports import Finished, Kept

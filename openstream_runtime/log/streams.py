@@ -20,7 +20,8 @@ from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, encode_events, format_position, parse_position, parse_positions
 from openstream_runtime.log.errors import REPLY_ERRORS, answer, outcome_unknown, refusal
-from openstream_runtime.log.lane import Lane, info_field, pack
+from openstream_runtime.log.lane import Lane
+from openstream_runtime.log.pool import info_field, pack
 from openstream_runtime.log.producers import REFUSALS, append_once, kept_once
 from openstream_runtime.log.scripts import Arg, Command
 from openstream_runtime.ports import (
