@@ -108,6 +108,8 @@ class StreamStats:
     groups: Sequence[GroupStats] = ()
     #: How many events were persisted, by the log's own counters: its growth is the persister's pace.
     persisted_count: int = 0
+    #: When it was last verified on another server than before, or where it was gone: it may have lost something.
+    verified_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,8 @@ class EventLog(Protocol):
 
         Groups lose nothing: who has not read what goes becomes cold, and reads it from PostgreSQL.
         `count` is how many events the cursor moved over since it was last published, None: count them anew.
-        Raises LeaseLost when `token` does not hold the partition's lease: a stale owner trims nothing.
+        Raises LeaseLost when `token` does not hold the partition's lease: a stale owner trims nothing. Unavailable when
+        nobody has verified the partition since Redis changed: then it must be looked at before anything is trimmed.
         """
         ...
 
@@ -630,6 +633,7 @@ class Meter(Protocol):
     def store_commit(self, events: int, seconds: float) -> None: ...
     def store_failed(self) -> None: ...
     def trimmed(self, topic: str, partition: int, events: int) -> None: ...
+    def lost_tail(self, topic: str, partition: int, events: int) -> None: ...
     def history_dropped(self, tables: int) -> None: ...
     def lease(self, change: str) -> None: ...
     def replayed(self, topic: str, events: int) -> None: ...

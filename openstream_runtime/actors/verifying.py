@@ -8,7 +8,7 @@ import anyio
 
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
-from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
+from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 
 AT_ONCE = 8  # partitions verified side by side: a topic may have a thousand, the store's pool has few connections
@@ -51,4 +51,4 @@ def floor_of(world: World, at: TopicPartition) -> Position:
     """Above every id that readers may know of a partition, as far as this node can tell."""
     now = Position(world.clock.now_ms(), 0)
     sampled = world.board.sample.streams.get(at)
-    return now if sampled is None else max(now, sampled.last)
+    return max(now, world.acknowledged.highest(at), ZERO if sampled is None else sampled.last)

@@ -19,7 +19,7 @@ from openstream_runtime.domain.producers import MEMORY, Memory
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, encode_events, format_position, parse_position, parse_positions
-from openstream_runtime.log.errors import REPLY_ERRORS, answer, outcome_unknown, refusal
+from openstream_runtime.log.errors import REPLY_ERRORS, answer, refusal
 from openstream_runtime.log.lane import Lane
 from openstream_runtime.log.pool import info_field, pack
 from openstream_runtime.log.producers import REFUSALS, append_once, kept_once
@@ -136,17 +136,9 @@ class RedisEvents:
 
     async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
         at = TopicPartition(topic.name, partition)
-        async with self._writes.take() as connection:
-            args: list[Arg] = [topic.id, self._writes.run_id(connection), cursor.generation]
-            args += [format_position(cursor.position), format_position(floor)]
-            where = [keys.stream(at), keys.meta(at), keys.sides(at), *keys.producers(at), *keys.event_ids(at)]
-            command = scripts.VERIFY.call(where, args)
-            # On this connection and no other: the run id must be that of the server which runs the script. Loading
-            # the script along costs little here, and there is no second try to think of.
-            replies, lost = await self._writes.exchange(connection, pack([scripts.VERIFY.load(), command]))
-        if lost is not None:
-            raise outcome_unknown() from lost
-        if not answer(replies[1]):
+        where = [keys.stream(at), keys.meta(at), keys.sides(at), *keys.producers(at), *keys.event_ids(at)]
+        ends = [format_position(cursor.position), format_position(floor)]
+        if not await self._writes.run_here(scripts.VERIFY, where, [topic.id, cursor.generation, *ends]):
             raise NotFound("The topic was deleted and created again.", topic=topic.name)
 
     # ---- reading
@@ -198,9 +190,11 @@ class RedisEvents:
         trimmed, more = 0, 1
         while more:  # what groups hold unacked moves in small steps: no call keeps Redis busy for long
             args: list[Arg] = [token, format_position(cursor), b"" if count is None else count, bound, _MOVED]
-            went, more = await self._writes.run(scripts.MARK_PERSISTED, where, args)
-            if went < 0:
+            went, more = await self._writes.run_here(scripts.MARK_PERSISTED, where, args)
+            if went == -1:
                 raise LeaseLost(topic=at.topic, partition=at.partition)
+            if went == -2:
+                raise Unavailable("The partition is not verified under this Redis.", backend="redis")
             trimmed, count = trimmed + int(went), 0
         return trimmed
 
@@ -276,7 +270,7 @@ def _not_replicated(outcome: AppendOutcome) -> AppendOutcome:
 
 
 def _stats(reply: Any) -> StreamStats:
-    length, last, n, pn, pid, token, groups = reply
+    length, last, n, pn, pid, token, verified, groups = reply
     return StreamStats(
         length=length,
         last=parse_position(last),
@@ -284,6 +278,7 @@ def _stats(reply: Any) -> StreamStats:
         persisted=parse_position(pid) if pid else ZERO,
         persisted_count=int(pn or 0),
         owner=keys.owner(token.decode()) if token else None,
+        verified_ms=int(verified or 0),
         groups=[
             GroupStats(name.decode(), consumers, pending, lag, parse_position(at), entries_read)
             for name, consumers, pending, lag, at, entries_read in groups

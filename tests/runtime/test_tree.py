@@ -29,7 +29,7 @@ from support.actors import Rig, event, eventually, make_world, virtual_backend
 pytestmark = pytest.mark.anyio
 NAMES = [
     "metrics", "membership", "catalog", "tailer", "store-writer", "partitions", "assigner", "janitor", "checkpointer",
-    "replayer", "ingestion", "confirmer", "groups", "broadcaster", "http",
+    "replayer", "ingestion", "confirmer", "auditor", "groups", "broadcaster", "http",
 ]  # fmt: skip
 
 

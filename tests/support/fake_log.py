@@ -127,7 +127,10 @@ class FakeEvents:
             if old is None or old.pid < cursor.position:
                 waiting = len(stream.after(cursor.position))
                 n = max(old.n if old else 0, waiting)
-                old = FakeMeta(topic.id, 0, 0, n, n - waiting, cursor.position)
+                verified_ms = old.verified_ms if old else 0
+                old = FakeMeta(topic.id, old.run_id if old else 0, 0, n, n - waiting, cursor.position, verified_ms)
+            if lost or not was_there or old.run_id != self._redis.run_id:
+                old.verified_ms = self._redis.now_ms()
             old.run_id, old.generation = self._redis.run_id, cursor.generation
             self._redis.meta[at] = old
             if lost:
@@ -181,7 +184,9 @@ class FakeEvents:
             if self._redis.holder(at) != token:
                 raise LeaseLost(topic=at.topic, partition=at.partition)
             stream, meta = self._redis.streams.get(at), self._redis.meta.get(at)
-            if meta is not None and stream is not None:
+            if meta is None or meta.run_id != self._redis.run_id:
+                raise Unavailable("nobody has verified it on this server", backend="redis")
+            if stream is not None:
                 if meta.pid < cursor:
                     meta.pid = cursor
                     meta.pn = min(meta.n, meta.pn + (count or 0))
@@ -225,6 +230,7 @@ class FakeEvents:
             owner=token.partition(":")[0] if token else None,
             groups=groups,
             persisted_count=meta.pn if meta else 0,
+            verified_ms=meta.verified_ms if meta else 0,
         )
 
     async def memory(self) -> Mapping[str, int]:

@@ -107,6 +107,7 @@ class FakeMeta:
     n: int
     pn: int
     pid: Position
+    verified_ms: int = 0
 
 
 class FakeRedis:
