@@ -97,13 +97,12 @@ class Auditor:
             )
 
 
-def _named(positions: Sequence[Position]) -> str:
-    """Ids for people, consecutive ones as the first and the last; bounded."""
+def _named(positions: Sequence[Position]) -> list[str]:
+    """Ids for people, consecutive ones as the first and the last; only so many."""
     runs: list[list[Position]] = []
     for position in positions:
         if runs and position == (runs[-1][-1].ms, runs[-1][-1].seq + 1):
             runs[-1][-1:] = [runs[-1][-1], position] if len(runs[-1]) == 1 else [position]
         else:
             runs.append([position])
-    named = ["..".join(map(str, run)) for run in runs[:NAMED]]
-    return " ".join(named) + (f" and {len(runs) - NAMED} more runs" if len(runs) > NAMED else "")
+    return ["..".join(map(str, run)) for run in runs[:NAMED]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,16 @@ import anyio
 import pytest
 
 from openstream_ops.servers import EmbeddedServers
-from support.checks import Report
+from support.checks import Report, check
 from support.client import Client
 from support.cluster import Cluster
-from support.history import History
+from support.dumps import dump_postgres, dump_redis
+from support.history import History, Outcome, parse_id, show_id
 from support.load import Plan, run_load
 from support.nodes import Nodes
-from support.partitions import count_stored, wait_for
+from support.partitions import count_stored, stored, wait_for
 from support.sentinel import DOWN_AFTER_S, Sentinels
+from support.tcp_proxy import tcp_proxy
 from support.verdict import verdict
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
@@ -40,10 +45,10 @@ class On:
     database_url: str
 
 
-def load(name: str, ack: str) -> tuple[History, Plan]:
+def load(name: str, ack: str, deadline_s: float = 120.0) -> tuple[History, Plan]:
     idle_s = CLAIM_IDLE_MS / 1000
     plan = Plan(
-        events=EVENTS[ack], rate=3_000, ack=ack, deadline_s=120, claim_every_s=1.0, claim_idle_ms=CLAIM_IDLE_MS,
+        events=EVENTS[ack], rate=3_000, ack=ack, deadline_s=deadline_s, claim_every_s=1.0, claim_idle_ms=CLAIM_IDLE_MS,
         quiet_s=2 * idle_s,
     )  # fmt: skip
     return History(f"{name}-{ack}"), plan
@@ -116,6 +121,111 @@ async def test_the_death_of_the_primary_under_load_is_over_in_time_and_breaks_no
         assert drained, str(report)
         assert back < DOWN_AFTER_S + FAILOVER_S[ack], str(report)
         assert all(cluster.is_running(number) for number in (0, 1))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("ack", ["appended", "replicated", "persisted"])
+async def test_a_tail_that_never_reached_the_replicas_is_reported_to_the_event_and_costs_no_stronger_ack_anything(
+    own_servers: EmbeddedServers, tmp_path: Path, ack: str
+) -> None:
+    """A killed process hands its socket buffers over: only a link that stalls first shows what an ack is worth."""
+    # What was lost comes to nobody: the drain ends by its time.
+    history, plan = load("stalled", ack, 45.0 if ack == "appended" else 120.0)
+    sentinels = Sentinels(tmp_path, guard=own_servers.guard)
+    first = sentinels.servers[0]
+    async with tcp_proxy("127.0.0.1", first.port) as link:
+        sentinels.replicas_follow = link.port
+        async with in_thread(sentinels):
+            cluster = Cluster(On(sentinels.url, own_servers.database_url), tmp_path, nodes=2, environment=ENVIRONMENT)
+            async with in_thread(cluster):
+
+                async def stall_and_kill() -> None:
+                    await anyio.sleep(3)
+                    link.stall()
+                    if ack == "appended":  # else nearly all would be in PostgreSQL before the primary dies
+                        own_servers.postgres.pause()
+                    history.note("the replication link stands still")
+                    await anyio.sleep(3)
+                    await anyio.to_thread.run_sync(first.kill)
+                    link.refusing = True
+                    await link.cut_all()  # what was on the way is gone, as with the machine
+                    history.note("primary killed")
+                    own_servers.postgres.resume()
+                    await anyio.to_thread.run_sync(sentinels.wait_for_another, first)
+
+                async with Nodes(cluster.urls, await anyio.to_thread.run_sync(cluster.token)) as nodes:
+                    drained = await run_load(history, nodes, plan, stall_and_kill)
+                if ack != "appended":
+                    report = await settled(sentinels, own_servers, history, plan)
+                    assert not report.violations, str(report)
+                    assert drained, str(report)
+                    return
+                told = {(one.partition, show_id(one.id)) for one in history.sent.values() if one.outcome is Outcome.OK}
+
+                def lost() -> set[tuple[int | None, str]]:
+                    kept = {(number, at) for number, at, _ in stored(own_servers.database_url, history.topic)}
+                    return told - kept
+
+                def is_reported() -> bool:
+                    return 0 < len(lost()) == sum(reported(cluster, number) for number in (0, 1))
+
+                await anyio.to_thread.run_sync(
+                    lambda: wait_for(is_reported, "what was lost is reported, to the event", 60, every_s=0.5)
+                )
+                report = await anyio.to_thread.run_sync(
+                    lambda: check(
+                        history,
+                        dump_redis(sentinels.primary.url, history.topic, plan.partitions),
+                        dump_postgres(own_servers.database_url, history.topic),
+                        groups=plan.groups,
+                        redis_lost_acks=True,
+                    )
+                )
+                print(report)
+                # Nothing else is wrong: what is not stored came to no group either, or only before it was lost.
+                count = {one.rule: one.count for one in report.violations}
+                assert count.pop("C1 lost") == count.pop("C11 hole") == len(lost()), str(report)
+                assert count.pop("C2 group lost", 0) <= len(lost()), str(report)
+                assert not count, str(report)
+                told_of, ids = named(cluster)
+                assert told_of == len(lost())
+                assert ids <= lost()
+                assert {number for number, _ in ids} == {number for number, _ in lost()}
+
+
+@asynccontextmanager
+async def in_thread(servers: Any) -> AsyncIterator[None]:
+    """Started and ended beside the event loop, which has a proxy to run."""
+    await anyio.to_thread.run_sync(servers.__enter__)
+    try:
+        yield
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(servers.__exit__, None, None, None)
+
+
+def reported(cluster: Cluster, number: int) -> int:
+    """How many events a node knows to be lost."""
+    _, body = cluster.request(number, "GET", "/metrics")
+    lines = [line for line in body.decode().splitlines() if line.startswith("openstream_lost_tail_events_total{")]
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines)
+
+
+def named(cluster: Cluster) -> tuple[int, set[tuple[int | None, str]]]:
+    """What the log lines of both nodes say: how many events, and the ids they spell out."""
+    count, found = 0, set[tuple[int | None, str]]()
+    for number in (0, 1):
+        for line in cluster.log(number).splitlines():
+            if "appended events were lost with a Redis" not in line:
+                continue
+            said = json.loads(line)
+            count += said["events"]
+            partition = int(said["partition"].rpartition("/")[2])
+            for run in [said["first"], said["last"], *said["ids"]]:
+                first, _, last = run.partition("..")
+                (ms, begin), (_, end) = parse_id(first), parse_id(last or first)
+                found |= {(partition, f"{ms}-{seq}") for seq in range(begin, end + 1)}
+    return count, found
 
 
 async def settled(sentinels: Sentinels, servers: EmbeddedServers, history: History, plan: Plan) -> Report:

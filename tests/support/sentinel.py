@@ -5,7 +5,7 @@
         dead = redis.kill_primary()
         redis.wait_for_another(dead)
 
-The replicas follow the primary through a proxy where one is given: so their link can be cut and nobody else's.
+`replicas_follow` may name a proxy's port before the start: then their link can be cut, and nobody else's.
 """
 
 from __future__ import annotations
@@ -67,16 +67,9 @@ class SentinelServer(Valkey):
 
 
 class Sentinels:
-    """`replicate_from`: makes of the primary's port the one the replicas follow."""
+    """Everything is made at once and started by `with`."""
 
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        replicas: int = 2,
-        replicate_from: Callable[[int], int] = lambda port: port,
-        guard: Guard | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, *, replicas: int = 2, guard: Guard | None = None) -> None:
         taken: set[int] = set()
 
         def a_port() -> int:
@@ -90,7 +83,8 @@ class Sentinels:
         common = {"masterauth": PASSWORD, "repl-diskless-sync-delay": "0", "save": '""'}
         first = Valkey(home("primary"), a_port(), PASSWORD, common)
         self.servers = [first]
-        self._replicate_from, self._replicas = replicate_from, replicas
+        self.replicas_follow = first.port
+        self._replicas = replicas
         self._make_replica: Callable[[int, int], Valkey] = lambda number, port: Valkey(
             home(f"replica-{number}"), a_port(), PASSWORD, {**common, "replicaof": f"{HOST} {port}"}
         )
@@ -153,7 +147,7 @@ class Sentinels:
         self._watch(first)
         first.start()
         for number in range(self._replicas):
-            replica = self._make_replica(number, self._replicate_from(first.port))
+            replica = self._make_replica(number, self.replicas_follow)
             self.servers.append(replica)
             self._watch(replica)
             replica.start()

@@ -58,7 +58,7 @@ async def test_what_was_lost_is_counted_and_named(rig: Rig) -> None:
     [line] = [one for one in logs if one["log_level"] == "error"]
     assert (line["partition"], line["events"]) == ("orders/0", 4)
     assert (line["first"], line["last"]) == (str(positions[6]), str(positions[9]))
-    assert line["ids"] == f"{positions[6]}..{positions[9]}"
+    assert line["ids"] == [f"{positions[6]}..{positions[9]}"]
     assert rig.stored(topic) == [str(number) for number in range(6)]
 
 
