@@ -144,12 +144,22 @@ class StreamEdges:
 class EventLog(Protocol):
     """Streams: one append-only log for each partition."""
 
+    @property
+    def sharded(self) -> bool:
+        """Partitions are on several servers: who waits for replicas of one server has not waited for all."""
+        ...
+
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         """Append all batches in one pipelined write; one outcome for each, in order. Never raises for a backend.
 
         Each batch is one script call: it checks the partition and its bounds and appends, as one step. Nothing is
         ever retried. With `replicas` the answer comes after that many replicas, and the primary's own disk, have it.
         """
+        ...
+
+    async def is_replicated(self, partitions: Sequence[TopicPartition], replicas: int) -> bool:
+        """Wait until so many replicas, and the disks of the primaries, have all that was appended here before, by
+        anybody. False when they do not answer in time."""
         ...
 
     async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 SENTINEL_PORT, CLUSTER_PORT = 26379, 6379
-SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
 
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, ReadOnlyError
+from redis.exceptions import ClusterDownError, MovedError, NoScriptError, ReadOnlyError
 
-from openstream_runtime.domain.errors import Unavailable
+from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
 from openstream_runtime.log.errors import CONNECTION_ERRORS, REPLY_ERRORS, answer, outcome_unknown, unavailable
 from openstream_runtime.log.pool import CONNECT_TIMEOUT, Login, Pool, drop, pack
 from openstream_runtime.log.scripts import Arg, Call, Command, Script
 from openstream_runtime.log.servers import Address, Servers
 
+#: What a server says that is no primary any more, or not of this slot.
+_NOT_HERE = (ReadOnlyError, MovedError, ClusterDownError)
 #: Commands sent in one go. Replies of all of them are held in memory.
 CHUNK = 256
 
@@ -64,31 +66,54 @@ class Lane:
         return sum(pool.in_use for pool in self._pools.values())
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator[AbstractConnection]:
-        """A connection that is open as far as one can tell. Raises Unavailable, and then nothing was sent."""
+    async def take(self, key: bytes = b"") -> AsyncIterator[AbstractConnection]:
+        """A connection, open as far as one can tell, to where a key is. Raises Unavailable: then nothing was sent."""
         # Let the loop hear what sockets have to say: a connection whose server went away while it was idle is then
         # found closed before anything is sent, rather than lost with a command on the way.
         await anyio.lowlevel.checkpoint()
-        address = await self._servers.primary(look=self._tries > 1)
-        pool = self._pools.get(address)
-        if pool is None:
-            pool = self._pools[address] = Pool(self._login, address, self._size)
+        address = await self._servers.primary(key, look=self._tries > 1)
         try:
-            async with pool.take() as connection:
+            async with self._pool(address).take() as connection:
                 yield connection
         except Unavailable:
             self._servers.doubt()
             raise
 
-    async def call(self, commands: Sequence[Command]) -> list[Any]:
-        """The reply to each command, error replies as values.
+    def _pool(self, address: Address) -> Pool:
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools[address] = Pool(self._login, address, self._size)
+        return pool
+
+    @property
+    def sharded(self) -> bool:
+        """Whether keys of several slots are on several servers, and never in one command."""
+        return self._servers.sharded
+
+    async def split(self, keys: Sequence[bytes]) -> list[list[int]]:
+        """The indexes of these keys, by the server they are on. Those that are nowhere now stand alone."""
+        if not self.sharded:
+            return [list(range(len(keys)))]
+        groups: dict[object, list[int]] = {}
+        for index, key in enumerate(keys):
+            place: object
+            try:
+                place = await self._servers.primary(key)
+            except Unavailable:
+                place = index
+            groups.setdefault(place, []).append(index)
+        return list(groups.values())
+
+    async def call(self, commands: Sequence[Command], key: bytes | None = None) -> list[Any]:
+        """The reply to each command, error replies as values. All go to where the key is, by default that of the first.
 
         Raises Unavailable when nothing was done. An answer that is lost: OutcomeUnknown, on a lane that may try again
         Unavailable.
         """
+        key = key_of(commands[0]) if key is None else key
         for left in reversed(range(self._tries)):
             try:
-                async with self.take() as connection:
+                async with self.take(key) as connection:
                     replies, lost = await self.exchange(connection, pack(commands))
                 if lost is None:
                     return replies
@@ -101,10 +126,33 @@ class Lane:
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def calls(self, commands: Sequence[Command]) -> list[Any]:
-        """`call` in chunks, for many commands."""
+        """`call` in chunks, for many commands of any keys."""
+        replies: list[Any] = [None] * len(commands)
+
+        async def ask(indexes: Sequence[int]) -> None:
+            for start in range(0, len(indexes), CHUNK):
+                part = indexes[start : start + CHUNK]
+                for index, reply in zip(part, await self.call([commands[one] for one in part]), strict=True):
+                    replies[index] = reply
+
+        await side_by_side(ask, await self.split(list(map(key_of, commands))))
+        # Sent to where the slot is no more: certainly not done, and we know by now where it is.
+        moved = [index for index, reply in enumerate(replies) if isinstance(reply, MovedError)]
+        if moved:
+            await side_by_side(ask, [[moved[one] for one in group] for group in await self.split(
+                [key_of(commands[index]) for index in moved]
+            )])  # fmt: skip
+        return replies
+
+    async def everywhere(self, command: Command) -> list[Any]:
+        """The reply of every primary. Raises as `call` does."""
         replies: list[Any] = []
-        for start in range(0, len(commands), CHUNK):
-            replies += await self.call(commands[start : start + CHUNK])
+        for address in await self._servers.primaries():
+            async with self._pool(address).take() as connection:
+                found, lost = await self.exchange(connection, pack([command]))
+            if lost is not None:
+                raise unavailable() from lost
+            replies += found
         return replies
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg] = ()) -> Any:
@@ -116,15 +164,13 @@ class Lane:
         commands = [script.call(keys, args) for keys, args in calls]
         replies = await self.calls(commands)
         forgotten = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if forgotten:
-            again = await self.calls([script.load(), *(commands[index] for index in forgotten)])
-            for index, reply in zip(forgotten, again[1:], strict=True):
-                replies[index] = reply
+        for index in forgotten:
+            [_, replies[index]] = await self.call([script.load(), commands[index]], key_of(commands[index]))
         return [answer(reply) for reply in replies]
 
     async def run_here(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
         """Like `run`, once; a last argument is added, the run id of the very server that gets them."""
-        async with self.take() as connection:
+        async with self.take(keys[0]) as connection:
             command = script.call(keys, [*args, self.run_id(connection)])
             replies, lost = await self.exchange(connection, pack([command]))
             if lost is None and isinstance(replies[0], NoScriptError):
@@ -150,7 +196,7 @@ class Lane:
                         reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
                     except REPLY_ERRORS as error:
                         reply = error
-                        if isinstance(error, ReadOnlyError):  # a primary that became a replica
+                        if isinstance(error, _NOT_HERE):
                             self._servers.doubt()
                     replies.append(reply)
         except CONNECTION_ERRORS as error:
@@ -161,3 +207,33 @@ class Lane:
             await drop(connection)
             raise
         return replies, None
+
+
+def key_of(command: Command) -> bytes:
+    """The first key of a command; empty where it has none."""
+    name = command[0]
+    if name in (b"EVALSHA", b"EVAL"):
+        return command[3]  # type: ignore[return-value]
+    if len(command) == 1 or name in (b"SCRIPT", b"INFO", b"CLIENT"):
+        return b""
+    return command[1]  # type: ignore[return-value]
+
+
+async def side_by_side(ask: Callable[[list[int]], Awaitable[None]], groups: list[list[int]]) -> None:
+    """One group here, several at once; when some fail the first error is raised, bare, after all have ended."""
+    if len(groups) == 1:
+        await ask(groups[0])
+        return
+    trouble: list[OpenStreamError] = []
+
+    async def one(group: list[int]) -> None:
+        try:
+            await ask(group)
+        except OpenStreamError as error:
+            trouble.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for group in groups:
+            tasks.start_soon(one, group)
+    if trouble:
+        raise next((one for one in trouble if isinstance(one, OutcomeUnknown)), trouble[0])

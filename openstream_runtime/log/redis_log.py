@@ -8,15 +8,19 @@ from contextlib import asynccontextmanager
 from redis.asyncio.connection import Connection, SSLConnection
 
 from openstream_runtime.domain.producers import MEMORY, Memory
+from openstream_runtime.log.cluster import ClusterServers
 from openstream_runtime.log.groups import RedisGroups
 from openstream_runtime.log.lane import Lane
 from openstream_runtime.log.leases import RedisLeases
 from openstream_runtime.log.members import RedisMembers
+from openstream_runtime.log.polling_tail import PollingTail
 from openstream_runtime.log.pool import url_options
 from openstream_runtime.log.producers import RedisProducers
+from openstream_runtime.log.replicas import Replicas
 from openstream_runtime.log.servers import OneServer, SentinelServers, Servers
 from openstream_runtime.log.streams import RedisEvents
 from openstream_runtime.log.tail import RedisTail
+from openstream_runtime.ports import Tail
 from openstream_runtime.redis_url import Kind, RedisUrl, read_url
 
 #: For replicas to have what was appended on disk. With `appendfsync everysec`, as is usual, it takes up to a second.
@@ -48,12 +52,13 @@ class RedisLog:
             "tail": lane("tail", size=2),
         }
         append, write, read, tail = self.lanes.values()
-        self.events = RedisEvents(append, write, read, replica_timeout_ms=replica_timeout_ms, memory=memory)
-        self.producers = RedisProducers(write, self.events.replicated, memory)
+        replicas = Replicas(write, replica_timeout_ms)
+        self.events = RedisEvents(append, write, read, replicas, memory=memory)
+        self.producers = RedisProducers(write, replicas, memory)
         self.groups = RedisGroups(write, read)
         self.leases = RedisLeases(write)
         self.members = RedisMembers(read)
-        self.tail = RedisTail(tail, write)
+        self.tail: Tail = PollingTail(read, write) if self._servers.sharded else RedisTail(tail, write)
 
     async def close(self) -> None:
         for lane in self.lanes.values():
@@ -68,7 +73,10 @@ def servers_of(url: RedisUrl) -> Servers:
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     if issubclass(options.get("connection_class", Connection), SSLConnection):
         tls["ssl"] = True
-    return SentinelServers(url, tls)
+    if url.kind is Kind.SENTINEL:
+        return SentinelServers(url, tls)
+    login = {name: options[name] for name in ("username", "password") if name in options}
+    return ClusterServers(url, tls | login)
 
 
 @asynccontextmanager

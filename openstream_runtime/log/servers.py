@@ -37,9 +37,15 @@ class Servers(Protocol):
 
     #: Whether they change places: then who answers is asked whether it is a primary.
     moving: bool
+    #: Whether there are several, each with a part of the slots.
+    sharded: bool
 
     async def primary(self, key: bytes = b"", *, look: bool = False) -> Address:
         """Where the primary of a key is. `look`: ask first, if that was long ago. Raises Unavailable."""
+        ...
+
+    async def primaries(self) -> Collection[Address]:
+        """Where all of them are. Raises Unavailable."""
         ...
 
     def doubt(self) -> None:
@@ -54,10 +60,13 @@ class Servers(Protocol):
 class OneServer:
     """The server of a redis://, rediss:// or unix:// URL. If another takes its place, that is its address' business."""
 
-    moving = False
+    moving = sharded = False
 
     async def primary(self, key: bytes = b"", *, look: bool = False) -> Address:
         return None
+
+    async def primaries(self) -> Collection[Address]:
+        return (None,)
 
     def doubt(self) -> None:
         pass
@@ -73,6 +82,7 @@ class FoundServers:
     """What is found by asking: remembered for a moment, asked by one at a time, doubted when something is wrong."""
 
     moving = True
+    sharded = False
 
     def __init__(self) -> None:
         self._known: frozenset[Address] = frozenset()
@@ -91,6 +101,11 @@ class FoundServers:
         if self._doubted or (look and time.monotonic() - self._asked_at > FRESH):
             await self._look()
         return self._place(key)
+
+    async def primaries(self) -> Collection[Address]:
+        if self._doubted:
+            await self._look()
+        return self._known
 
     async def _look(self) -> None:
         began = time.monotonic()

@@ -20,9 +20,10 @@ from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, encode_events, format_position, parse_position, parse_positions
 from openstream_runtime.log.errors import REPLY_ERRORS, answer, refusal
-from openstream_runtime.log.lane import Lane
+from openstream_runtime.log.lane import Lane, side_by_side
 from openstream_runtime.log.pool import info_field, pack
 from openstream_runtime.log.producers import REFUSALS, append_once, kept_once
+from openstream_runtime.log.replicas import Replicas
 from openstream_runtime.log.scripts import Arg, Command
 from openstream_runtime.ports import (
     AppendBatch,
@@ -51,24 +52,40 @@ class RedisEvents:
     """The streams. Appends have a lane of their own, on which nothing is ever sent twice."""
 
     def __init__(
-        self, appends: Lane, writes: Lane, reads: Lane, *, replica_timeout_ms: int, memory: Memory = MEMORY
+        self, appends: Lane, writes: Lane, reads: Lane, replicas: Replicas, *, memory: Memory = MEMORY
     ) -> None:
         self._appends = appends
         self._writes = writes
         self._reads = reads
-        self._replica_timeout_ms = replica_timeout_ms
+        self._replicas = replicas
         self._memory = memory
 
     # ---- appending
 
+    @property
+    def sharded(self) -> bool:
+        return self._appends.sharded
+
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         if not batches:
             return []
+        outcomes: list[AppendOutcome] = [Refused(Refusal.UNAVAILABLE)] * len(batches)
+
+        async def to_one(indexes: Sequence[int]) -> None:
+            found = await self._append_to([batches[index] for index in indexes], replicas)
+            for index, outcome in zip(indexes, found, strict=True):
+                outcomes[index] = outcome
+
+        await side_by_side(to_one, await self._appends.split([_stream(batch) for batch in batches]))
+        return outcomes
+
+    async def _append_to(self, batches: Sequence[AppendBatch], replicas: int | None) -> list[AppendOutcome]:
+        """To the one server that has all of these."""
         try:
-            async with self._appends.take() as connection:
+            async with self._appends.take(_stream(batches[0])) as connection:
                 outcomes = await self._append_on(connection, batches)
                 kept = any(isinstance(one, Appended) for one in outcomes)
-                if replicas is not None and kept and not await self.replicated(self._appends, connection, replicas):
+                if replicas is not None and kept and not await self._replicas.have(self._appends, connection, replicas):
                     return [_not_replicated(one) for one in outcomes]
                 return outcomes
         except Unavailable:  # no connection: nothing was sent
@@ -115,24 +132,8 @@ class RedisEvents:
         for index, reply in zip(again, answers[len(load) :], strict=True):
             replies[index] = reply
 
-    async def replicated(self, lane: Lane, connection: AbstractConnection, replicas: int) -> bool:
-        """Whether the primary's disk and that many replicas have all this connection wrote."""
-        timeout = lane.timeout + self._replica_timeout_ms / 1000
-        commands: list[Command] = [
-            (b"WAITAOF", 1, replicas, self._replica_timeout_ms),
-            (b"WAIT", replicas, self._replica_timeout_ms),
-        ]
-        for command in commands:
-            replies, lost = await lane.exchange(connection, pack([command]), timeout=timeout)
-            if lost is not None:
-                return False
-            reply = replies[0]
-            if isinstance(reply, list):
-                return bool(reply[0] >= 1 and reply[1] >= replicas)
-            if isinstance(reply, int):
-                return reply >= replicas
-            # An old server, or one without an append-only file: then at least the replicas.
-        return False
+    async def is_replicated(self, partitions: Sequence[TopicPartition], replicas: int) -> bool:
+        return await self._replicas.have_all(partitions, replicas)
 
     async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
         at = TopicPartition(topic.name, partition)
@@ -209,9 +210,12 @@ class RedisEvents:
         return [_stats(reply) for reply in await self._reads.run_each(scripts.STATS, calls)]
 
     async def memory(self) -> Mapping[str, int]:
-        [reply] = await self._reads.call([(b"INFO", b"memory")])
-        info = answer(reply)
-        return {name: int(info_field(info, name.encode()) or 0) for name in ("used_memory", "maxmemory")}
+        found = []
+        for reply in await self._reads.everywhere((b"INFO", b"memory")):
+            info = answer(reply)
+            found.append({name: int(info_field(info, name.encode()) or 0) for name in ("used_memory", "maxmemory")})
+        # Of several the fullest: it is the first to refuse.
+        return max(found, key=lambda one: (one["used_memory"] / (one["maxmemory"] or float("inf")), one["used_memory"]))
 
     async def delete_topic(self, topic: Topic) -> None:
         await self._writes.run_each(
@@ -226,13 +230,17 @@ class RedisEvents:
         )
 
     async def ping(self) -> None:
-        [reply] = await self._reads.call([(b"PING",)])
-        answer(reply)
+        for reply in await self._reads.everywhere((b"PING",)):
+            answer(reply)
 
 
 def _fixed(at: TopicPartition) -> list[bytes]:
     """The keys of a partition that its owner works on."""
     return [keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)]
+
+
+def _stream(batch: AppendBatch) -> bytes:
+    return keys.stream(TopicPartition(batch.topic.name, batch.partition))
 
 
 def _append_command(batch: AppendBatch, run_id: str) -> Command:

@@ -27,6 +27,13 @@ def test_a_login_for_the_sentinels_stands_in_the_query_and_is_kept_from_the_serv
     assert url.server == "rediss://host:6379/0?ssl_ca_certs=%2Fca.pem"
 
 
+def test_a_cluster_is_some_of_its_nodes() -> None:
+    url = read_url("redis+cluster://:p@one:7000,two:7001")
+    assert (url.kind, url.hosts, url.service) == (Kind.CLUSTER, (("one", 7000), ("two", 7001)), "")
+    assert url.server == "redis://:p@host:6379/0"
+    assert read_url("redis+cluster://one?client_name=x").server == "redis://host:6379/0?client_name=x"
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -40,6 +47,8 @@ def test_a_login_for_the_sentinels_stands_in_the_query_and_is_kept_from_the_serv
         ("redis+sentinel://h:1,/main", "host:port"),
         ("redis+sentinel:///main", "host:port"),
         ("redis+sentinel://h:port/main", "host:port"),
+        ("redis+cluster://h:99999", "host:port"),
+        ("redis+cluster://h/1", "no database"),
     ],
 )
 def test_anything_else_is_refused(url: str, says: str) -> None:
@@ -47,7 +56,7 @@ def test_anything_else_is_refused(url: str, says: str) -> None:
         read_url(url)
 
 
-@pytest.mark.parametrize("url", ["redis+sentinel://u:hunter2@h:x/main", "x://hunter2"])
+@pytest.mark.parametrize("url", ["redis+sentinel://u:hunter2@h:x/main", "redis+cluster://u:hunter2@h/7", "x://hunter2"])
 def test_no_password_is_in_what_is_said_or_shown(url: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
         read_url(url)

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from support.checks import Report, check
 from support.client import Client
 from support.cluster import Cluster
 from support.dumps import dump_postgres, dump_redis
+from support.failing_over import ENVIRONMENT, FAILOVER_S, On, back_after, load
 from support.history import History, Outcome, parse_id, show_id
 from support.load import Plan, run_load
 from support.nodes import Nodes
@@ -27,37 +27,6 @@ from support.tcp_proxy import tcp_proxy
 from support.verdict import verdict
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
-
-CLAIM_IDLE_MS = 2_000
-ENVIRONMENT = {"OPENSTREAM_LOG_LEVEL": "info", "OPENSTREAM_CLAIM_IDLE_MS": str(CLAIM_IDLE_MS)}
-#: What a failover may take beyond the time after which a primary counts as dead: for `appended`, and where the
-#: replicas have to find the new primary as well, and write to their disks once a second.
-FAILOVER_S = {"appended": 3.0, "replicated": 6.0, "persisted": 4.5}
-#: A producer of replicated events is answered about once a second.
-EVENTS = {"appended": 30_000, "replicated": 8_000, "persisted": 30_000}
-
-
-@dataclass(frozen=True, slots=True)
-class On:
-    """What a cluster of nodes stands on, and what the checker looks into."""
-
-    redis_url: str
-    database_url: str
-
-
-def load(name: str, ack: str, deadline_s: float = 120.0) -> tuple[History, Plan]:
-    idle_s = CLAIM_IDLE_MS / 1000
-    plan = Plan(
-        events=EVENTS[ack], rate=3_000, ack=ack, deadline_s=deadline_s, claim_every_s=1.0, claim_idle_ms=CLAIM_IDLE_MS,
-        quiet_s=2 * idle_s,
-    )  # fmt: skip
-    return History(f"{name}-{ack}"), plan
-
-
-def back_after(history: History, died: float) -> float:
-    """Seconds from the death of a primary to the first event that was sent afterwards and acknowledged."""
-    answered = [one.answered for one in history.sent.values() if one.id is not None and one.invoked > died]
-    return min(at for at in answered if at is not None) - died
 
 
 def test_a_node_produces_consumes_and_persists_before_and_after_a_failover(database_url: str, tmp_path: Path) -> None:

@@ -56,6 +56,10 @@ class FakeEvents:
         self._redis = redis
         self._memory = memory
 
+    @property
+    def sharded(self) -> bool:
+        return self._redis.sharded
+
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         try:
             return await self._redis.write("append", lambda: [self._append(batch, replicas) for batch in batches])
@@ -99,6 +103,12 @@ class FakeEvents:
         remember(redis, at, batch, kept, self._memory)
         redis.tell()
         return kept
+
+    async def is_replicated(self, partitions: Sequence[TopicPartition], replicas: int) -> bool:
+        """False also where the answer is lost: nothing is known then."""
+        if not self._redis.unavailable:
+            self._redis.asked_of_replicas += [*partitions]
+        return not self._redis.unavailable and self._redis.replicas >= replicas
 
     async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
         def do() -> None:
