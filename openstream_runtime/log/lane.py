@@ -146,13 +146,19 @@ class Lane:
 
     async def everywhere(self, command: Command) -> list[Any]:
         """The reply of every primary. Raises as `call` does."""
+        if not self.sharded:
+            return await self.call([command])
         replies: list[Any] = []
-        for address in await self._servers.primaries():
-            async with self._pool(address).take() as connection:
-                found, lost = await self.exchange(connection, pack([command]))
-            if lost is not None:
-                raise unavailable() from lost
-            replies += found
+        try:
+            for address in await self._servers.primaries():
+                async with self._pool(address).take() as connection:
+                    found, lost = await self.exchange(connection, pack([command]))
+                if lost is not None:
+                    raise unavailable() from lost
+                replies += found
+        except Unavailable:
+            self._servers.doubt()
+            raise
         return replies
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg] = ()) -> Any:

@@ -69,6 +69,8 @@ class RedisEvents:
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         if not batches:
             return []
+        if not self.sharded:
+            return await self._append_to(batches, replicas)
         outcomes: list[AppendOutcome] = [Refused(Refusal.UNAVAILABLE)] * len(batches)
 
         async def to_one(indexes: Sequence[int]) -> None:
