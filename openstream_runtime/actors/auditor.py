@@ -68,7 +68,7 @@ class Auditor:
             stream, cursor = sample.streams.get(at), sample.cursors.get(at)
             if stream is not None and cursor is not None:
                 tail.look(stream.verified_ms, cursor.position)
-        if self._acknowledged.forgotten > self._forgotten:
+        if self._acknowledged.forgotten > 2 * self._forgotten:
             self._forgotten = self._acknowledged.forgotten
             _log.warning("too much waits for PostgreSQL to look after all of it", events=self._forgotten)
 

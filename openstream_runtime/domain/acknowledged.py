@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 
-#: Of a node. Beyond them the oldest of a partition are forgotten: PostgreSQL has been away for long then.
-MOST_SPANS = 100_000
+#: Of a node, some 35 MB. Beyond them the oldest of a partition are forgotten: PostgreSQL has been away for long then.
+MOST_RUNS = 200_000
 
 
 class Run(NamedTuple):
@@ -72,7 +72,7 @@ class Tail:
 class Acknowledged:
     """One for each node. Lives outside the tree: it survives every restart of an actor."""
 
-    def __init__(self, most: int = MOST_SPANS) -> None:
+    def __init__(self, most: int = MOST_RUNS) -> None:
         self.tails: dict[TopicPartition, Tail] = {}
         #: Events that were given up on because there were too many of them.
         self.forgotten = 0

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from openstream_runtime.actors.auditor import Auditor
 from openstream_runtime.actors.sampler import Sampler
+from openstream_runtime.actors.verifying import verify
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.ports import AppendBatch, Appended
@@ -162,3 +163,14 @@ async def test_a_topic_that_was_deleted_has_lost_nothing(rig: Rig) -> None:
         await pass_time(30)
     assert rig.meter.of("lost_tail") == []
     assert rig.world.acknowledged.tails == {}
+
+
+async def test_an_id_that_was_acknowledged_and_lost_names_no_other_event_whatever_the_clocks_say(rig: Rig) -> None:
+    topic = await rig.topic()
+    lost = await acknowledged(rig, topic, 1, 2)
+    rig.redis.lose_tail(AT, 2)
+    rig.redis.skew_ms = -30_000  # of the new primary, and of this node
+    assert await verify(rig.world, topic, 0)
+    [outcome] = await rig.world.log.append([AppendBatch(topic, 0, [event(3)], 10**9, 10**9)])
+    assert isinstance(outcome, Appended)
+    assert outcome.positions[0] > lost[-1]
