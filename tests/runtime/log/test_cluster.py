@@ -8,14 +8,16 @@ from pathlib import Path
 
 import anyio
 import pytest
+from redis.crc import key_slot
 
+from openstream_ops.server_process import HOST
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import RedisLog, open_log
 from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
 from support.log_harness import at, batch, cursor, event, events, verified
 from support.partitions import redis_client
-from support.redis_cluster import RedisCluster
+from support.redis_cluster import PASSWORD, RedisCluster
 from support.sentinel import ask
 
 pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.timeout(120)]
@@ -109,6 +111,34 @@ async def test_slots_that_go_to_another_primary_are_followed(cluster: RedisClust
             assert isinstance(first, Appended)
             assert positions[0] == first.positions[0]
             assert len(positions) == 2
+
+
+async def test_a_slot_that_is_moved_key_by_key_takes_nothing_in_between_and_everything_afterwards(
+    cluster: RedisCluster,
+) -> None:
+    async with open_log(cluster.url) as log:
+        topic = await verified(log, 1)
+        key = stream(topic, 0)
+        [before] = (await append_everywhere(log, topic, "before")).values()
+        assert isinstance(before, Appended)
+        source = cluster.primary_of(key)
+        target = next(one for one in cluster.servers[:3] if one is not source)
+        slot = key_slot(key)
+        with redis_client(source.url) as old, redis_client(target.url) as new:
+            ask(new, "CLUSTER", "SETSLOT", slot, "IMPORTING", ask(old, "CLUSTER", "MYID"))
+            ask(old, "CLUSTER", "SETSLOT", slot, "MIGRATING", ask(new, "CLUSTER", "MYID"))
+            names = ask(old, "CLUSTER", "GETKEYSINSLOT", slot, 100)
+            assert len(names) > 1
+            for name in names:  # the first of them gone, a script finds its keys on neither side
+                move = ("MIGRATE", HOST, target.port, "", 0, 5_000, "AUTH", PASSWORD, "KEYS", name.decode())
+                ask(old, *move)
+                assert await append_everywhere(log, topic, "lost?") == {0: Refused(Refusal.UNAVAILABLE)}
+            for client in (new, old):
+                ask(client, "CLUSTER", "SETSLOT", slot, "NODE", ask(new, "CLUSTER", "MYID"))
+        ended = await append_until_kept(log, topic)
+        assert ended["Unknown"] == 0
+        assert (await held(log, topic))[0][0] == before.positions[0]
+        assert len((await held(log, topic))[0]) == 2
 
 
 async def test_a_primary_dies_and_its_replica_goes_on_while_the_others_do_not_notice(cluster: RedisCluster) -> None:
