@@ -38,6 +38,11 @@ class RedisUrl:
     #: `username` and `password` for the Sentinels, where they ask for them.
     sentinel_login: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be written anywhere, beside the URL itself."""
+        return [value for name, value in self.sentinel_login if name == "password"]
+
 
 def read_url(url: str) -> RedisUrl:
     """Take a URL apart; ValueError with a sentence that holds nothing of it."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.names import RELEASED, RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
@@ -135,15 +136,24 @@ class RedisGroups(RedisRedelivery):
         # One partition after the other: a command reaches one slot.
         group, consumer, count, room, most, *rest = args
         wanted, left, found = int(count), int(room), list[GroupRead]()
+        trouble: OpenStreamError | None = None
         for partition in partitions:
-            if any(one.deliveries or one.stubs for one in found) and script is scripts.GROUP_READ:
+            handed_out = any(one.deliveries or one.stubs for one in found)
+            if handed_out and script is scripts.GROUP_READ:
                 rest[1] = 1  # a cold partition has its turn when it comes first
-            one = await self._hand_out_of(script, topic, [partition], [group, consumer, wanted, left, most, *rest])
+            try:
+                one = await self._hand_out_of(script, topic, [partition], [group, consumer, wanted, left, most, *rest])
+            except (Unavailable, OutcomeUnknown) as error:
+                # What the others handed out must reach its consumer, and they go on while one is away.
+                trouble = trouble or error
+                continue
             found.append(one)
             wanted -= len(one.deliveries) + len(one.stubs)
             left -= sum(64 + len(delivery.event.payload) for delivery in one.deliveries)
             if one.cold or wanted <= 0 or left <= 0:
                 break
+        if trouble is not None and not any(one.deliveries or one.stubs or one.cold for one in found):
+            raise trouble
         return _together(found)
 
     async def _hand_out_of(

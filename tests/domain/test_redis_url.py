@@ -25,6 +25,7 @@ def test_a_login_for_the_sentinels_stands_in_the_query_and_is_kept_from_the_serv
     url = read_url("rediss+sentinel://one/main?sentinel_username=u&sentinel_password=s%2F1&ssl_ca_certs=/ca.pem")
     assert url.sentinel_login == (("username", "u"), ("password", "s/1"))
     assert url.server == "rediss://host:6379/0?ssl_ca_certs=%2Fca.pem"
+    assert url.secrets == ["s/1"]
 
 
 def test_a_cluster_is_some_of_its_nodes() -> None:
