@@ -162,10 +162,11 @@ class EventLog(Protocol):
         anybody. False when they do not answer in time."""
         ...
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> str:
         """Make a partition fit for appends under this Redis: lift its next id above the cursor, remember its topic.
 
-        Where Redis has lost something, ids begin above `floor` too, and groups read what it lost from PostgreSQL.
+        Where Redis has lost something, ids begin above `floor` too, and groups read what it lost from PostgreSQL. Gives
+        back which server that was.
         """
         ...
 
@@ -177,9 +178,10 @@ class EventLog(Protocol):
         upto: Position | None = None,
         count: int,
         max_bytes: int = 8 << 20,
+        server: str | None = None,
     ) -> list[StoredEvent]:
         """Events after a position, `upto` one where given, in order: up to `count`, and about `max_bytes` (at least
-        one event)."""
+        one event). Unavailable when another server answers than the one that is named."""
         ...
 
     async def edges(self, at: TopicPartition, *, with_bytes: bool = False) -> StreamEdges: ...

@@ -66,16 +66,20 @@ class Copier:
     async def run(self, ctx: Context) -> None:
         world, clock = self._world, self._world.clock
         # Make the stream fit for the cursor, under the Redis that answers now.
-        await verify(world, self._topic, self._at.partition, self.cursor)
+        # From now on only what that one has is copied: a commit of what another had moved the cursor over what this one
+        # does not have, and it must see that before anything else moves it.
+        server = await verify(world, self._topic, self._at.partition, self.cursor)
         await world.log.mark_persisted(self._at, self._token, self.cursor.position, count=None, trim_below=None)
         level = False
         while not ctx.stopping.is_set():
-            events = await world.log.read_after(self._at, self.cursor.position, count=BATCH, max_bytes=BATCH_BYTES)
+            events = await world.log.read_after(
+                self._at, self.cursor.position, count=BATCH, max_bytes=BATCH_BYTES, server=server
+            )
             if events:
                 await self._commit(events)
                 self._active = True
             elif not level:
-                level = await self._pass_what_is_lost()
+                level = await self._pass_what_is_lost(server)
             now = clock.monotonic()
             caught_up = len(events) < BATCH
             if now >= self._trim_at:
@@ -92,14 +96,14 @@ class Copier:
         if self._unpublished:
             await self._publish(None)
 
-    async def _pass_what_is_lost(self) -> bool:
+    async def _pass_what_is_lost(self, server: str | None) -> bool:
         """Take the cursor over ids that hold nothing, where Redis gives out none of them again: who waits for one of
         those, or looks after it, learns that it is lost without the next event. False when something came meanwhile.
         """
         cursor, last = self.cursor.position, (await self._world.log.edges(self._at)).last
         if last <= cursor:
             return True
-        if await self._world.log.read_after(self._at, cursor, upto=last, count=1):
+        if await self._world.log.read_after(self._at, cursor, upto=last, count=1, server=server):
             return False
         await self._write([], last)
         return True

@@ -14,17 +14,16 @@ from openstream_runtime.domain.topics import Topic
 AT_ONCE = 8  # partitions verified side by side: a topic may have a thousand, the store's pool has few connections
 
 
-async def verify(world: World, topic: Topic, partition: int, cursor: Cursor | None = None) -> bool:
-    """Verify one partition, by PostgreSQL's cursor unless it is known; False when the topic is gone.
+async def verify(world: World, topic: Topic, partition: int, cursor: Cursor | None = None) -> str | None:
+    """Verify one partition, by PostgreSQL's cursor unless it is known; on which server, None when the topic is gone.
 
     NotFound when Redis knows a newer topic of that name; Unavailable, OutcomeUnknown.
     """
     cursor = cursor or await world.store.cursor(topic.id, partition)
     if cursor is None:
-        return False
+        return None
     at = TopicPartition(topic.name, partition)
-    await world.log.verify(topic, partition, cursor, floor=floor_of(world, at))
-    return True
+    return await world.log.verify(topic, partition, cursor, floor=floor_of(world, at))
 
 
 async def verify_all(world: World, topic: Topic, partitions: Iterable[int]) -> None:

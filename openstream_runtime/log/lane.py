@@ -18,7 +18,14 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ClusterDownError, MovedError, NoScriptError, ReadOnlyError
 
 from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
-from openstream_runtime.log.errors import CONNECTION_ERRORS, REPLY_ERRORS, answer, outcome_unknown, unavailable
+from openstream_runtime.log.errors import (
+    CONNECTION_ERRORS,
+    REPLY_ERRORS,
+    RETRY_AFTER_MS,
+    answer,
+    outcome_unknown,
+    unavailable,
+)
 from openstream_runtime.log.pool import CONNECT_TIMEOUT, Login, Pool, drop, pack
 from openstream_runtime.log.scripts import Arg, Call, Command, Script
 from openstream_runtime.log.servers import Address, Servers
@@ -104,16 +111,20 @@ class Lane:
             groups.setdefault(place, []).append(index)
         return list(groups.values())
 
-    async def call(self, commands: Sequence[Command], key: bytes | None = None) -> list[Any]:
+    async def call(
+        self, commands: Sequence[Command], key: bytes | None = None, *, server: str | None = None
+    ) -> list[Any]:
         """The reply to each command, error replies as values. All go to where the key is, by default that of the first.
 
-        Raises Unavailable when nothing was done. An answer that is lost: OutcomeUnknown, on a lane that may try again
-        Unavailable.
+        Raises Unavailable when nothing was done, also when it is not the server with this run id that answers. An
+        answer that is lost: OutcomeUnknown, on a lane that may try again Unavailable.
         """
         key = key_of(commands[0]) if key is None else key
         for left in reversed(range(self._tries)):
             try:
                 async with self.take(key) as connection:
+                    if server not in (None, self.run_id(connection)):
+                        raise Unavailable("Another Redis answers.", backend="redis", retry_after_ms=RETRY_AFTER_MS)
                     replies, lost = await self.exchange(connection, pack(commands))
                 if lost is None:
                     return replies
@@ -174,16 +185,17 @@ class Lane:
             [_, replies[index]] = await self.call([script.load(), commands[index]], key_of(commands[index]))
         return [answer(reply) for reply in replies]
 
-    async def run_here(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> Any:
-        """Like `run`, once; a last argument is added, the run id of the very server that gets them."""
+    async def run_here(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> tuple[Any, str]:
+        """Like `run`, once; a last argument is added, the run id of the server that gets it; and given back."""
         async with self.take(keys[0]) as connection:
-            command = script.call(keys, [*args, self.run_id(connection)])
+            run_id = self.run_id(connection)
+            command = script.call(keys, [*args, run_id])
             replies, lost = await self.exchange(connection, pack([command]))
             if lost is None and isinstance(replies[0], NoScriptError):
                 replies, lost = await self.exchange(connection, pack([script.load(), command]))
         if lost is not None:
             raise outcome_unknown() from lost
-        return answer(replies[-1])
+        return answer(replies[-1]), run_id
 
     async def exchange(
         self, connection: AbstractConnection, packed: Sequence[bytes], *, timeout: float | None = None

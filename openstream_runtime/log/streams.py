@@ -137,12 +137,14 @@ class RedisEvents:
     async def is_replicated(self, partitions: Sequence[TopicPartition], replicas: int) -> bool:
         return await self._replicas.have_all(partitions, replicas)
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> str:
         at = TopicPartition(topic.name, partition)
         where = [keys.stream(at), keys.meta(at), keys.sides(at), *keys.producers(at), *keys.event_ids(at)]
         ends = [format_position(cursor.position), format_position(floor)]
-        if not await self._writes.run_here(scripts.VERIFY, where, [topic.id, cursor.generation, *ends]):
+        done, server = await self._writes.run_here(scripts.VERIFY, where, [topic.id, cursor.generation, *ends])
+        if not done:
             raise NotFound("The topic was deleted and created again.", topic=topic.name)
+        return server
 
     # ---- reading
 
@@ -154,13 +156,15 @@ class RedisEvents:
         upto: Position | None = None,
         count: int,
         max_bytes: int = 8 << 20,
+        server: str | None = None,
     ) -> list[StoredEvent]:
         events: list[StoredEvent] = []
         end = b"+" if upto is None else format_position(upto)
         size, page = 0, min(count, _FIRST_PAGE)
         while page > 0:
             start = b"(" + format_position(events[-1].position if events else after)
-            [reply] = await self._reads.call([(b"XRANGE", keys.stream(at), start, end, b"COUNT", page)])
+            command: Command = (b"XRANGE", keys.stream(at), start, end, b"COUNT", page)
+            [reply] = await self._reads.call([command], server=server)
             entries = answer(reply)
             size += sum(sum(map(len, fields)) for _, fields in entries)
             events += map(decode_entry, entries)
@@ -193,7 +197,7 @@ class RedisEvents:
         trimmed, more = 0, 1
         while more:  # what groups hold unacked moves in small steps: no call keeps Redis busy for long
             args: list[Arg] = [token, format_position(cursor), b"" if count is None else count, bound, _MOVED]
-            went, more = await self._writes.run_here(scripts.MARK_PERSISTED, where, args)
+            (went, more), _ = await self._writes.run_here(scripts.MARK_PERSISTED, where, args)
             if went == -1:
                 raise LeaseLost(topic=at.topic, partition=at.partition)
             if went == -2:

@@ -165,3 +165,30 @@ async def test_the_time_of_a_verification_is_told_and_one_that_changes_nothing_l
     await log.events.verify(topic, 0, cursor(Position(position.ms + 60_000, 0)))
     [third] = await log.events.stats([at(topic)])
     assert third.verified_ms >= position.ms >= first.verified_ms - 1
+
+
+async def test_a_cursor_among_ids_that_were_never_given_out_shows_what_another_redis_had(log: Log) -> None:
+    topic = await verified(log)
+    [known] = await appended(log, topic, events(1))
+    assert not (await log.groups.create(topic.name, "g", {0: "0-0"})).unverified
+    # A cursor ahead of Redis: what it stands for was lost. Ids go on far above it.
+    first, late = Position(known.ms + 1_000, 0), Position(known.ms + 2_000, 0)
+    await log.events.verify(topic, 0, cursor(first), floor=Position(known.ms + 60_000, 0))
+    [after] = await appended(log, topic, events(1))
+    assert (await log.events.edges(at(topic))).trimmed == first
+    # A commit that was under way when that happened: it was lost as well, and PostgreSQL has it.
+    await log.events.verify(topic, 0, cursor(late))
+    assert (await log.events.edges(at(topic))).trimmed == late
+    assert [one.position for one in await log.events.read_after(at(topic), ZERO, count=9)] == [after]
+    # What came after that was not lost, and once is enough.
+    await log.events.verify(topic, 0, cursor(after))
+    assert (await log.events.edges(at(topic))).trimmed == late
+
+
+async def test_who_names_a_server_reads_from_no_other(log: Log) -> None:
+    topic = new_topic()
+    server = await log.events.verify(topic, 0, cursor())
+    [position] = await appended(log, topic, events(1))
+    assert [one.position for one in await log.events.read_after(at(topic), ZERO, count=9, server=server)] == [position]
+    with pytest.raises(Unavailable):
+        await log.events.read_after(at(topic), ZERO, count=9, server="another")

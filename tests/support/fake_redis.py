@@ -108,6 +108,8 @@ class FakeMeta:
     pn: int
     pid: Position
     verified_ms: int = 0
+    #: The last ids between which none was given out.
+    gap: tuple[Position, Position] = (ZERO, ZERO)
 
 
 class FakeRedis:

@@ -14,7 +14,7 @@ local function last_generated()
 end
 
 local floor, is_there = last_generated(), redis.call('EXISTS', stream) == 1
-local meta = redis.call('HMGET', meta_key, 'tid', 'n', 'pn', 'pid', 'run')
+local meta = redis.call('HMGET', meta_key, 'tid', 'n', 'pn', 'pid', 'run', 'gb', 'ge')
 if meta[1] and tonumber(meta[1]) > tonumber(topic) then return 0 end
 -- A script that has written may go on writing when memory is full: what leads to trimming is not refused then.
 redis.call('HDEL', meta_key, 'run')
@@ -29,9 +29,13 @@ if redis.call('EXISTS', stream) == 0 then
   redis.call('XGROUP', 'DESTROY', stream, '~os:verify')
 end
 
-if before(floor, cursor) then
-  -- Redis came back empty, or behind: groups find in PostgreSQL what it lost. All that is left here stands there too.
-  floor, lost = cursor, true
+-- Between `gb` and `ge` no id was ever given out here: a cursor in there came by a commit of what another Redis had,
+-- after somebody had verified the partition by an older cursor.
+local in_gap = meta[6] and before(meta[6], cursor) and before(cursor, meta[7])
+if before(floor, cursor) or in_gap then
+  -- Redis came back empty, or behind: groups find in PostgreSQL what it lost. What is left here up to there stands there.
+  lost = true
+  if not in_gap then floor = cursor end
   leave_to_store(stream, meta_key, sides, cursor, math.huge, cursor)
   if before(floor, ARGV[4]) then floor = ARGV[4] end
 elseif not meta[1] and cursor ~= '0-0' then
@@ -43,7 +47,12 @@ elseif not meta[1] and cursor ~= '0-0' then
 end
 -- Readers may know ids of what was lost: they are not given to other events.
 if meta[5] and (meta[5] ~= ARGV[5] or not is_there) and before(floor, ARGV[4]) then floor = ARGV[4] end
-if before(last_generated(), floor) then redis.call('XSETID', stream, floor) end
+if in_gap then redis.call('HSET', meta_key, 'gb', cursor) end
+local last = last_generated()
+if before(last, floor) then
+  redis.call('XSETID', stream, floor)
+  redis.call('HSET', meta_key, 'gb', before(last, cursor) and cursor or last, 'ge', floor)
+end
 
 local n, pn, pid = tonumber(meta[2] or nil), tonumber(meta[3] or nil), meta[4]
 if not n or not pn or not pid or before(pid, cursor) then
