@@ -116,6 +116,11 @@ class Sentinels:
         dead.kill()
         return dead
 
+    def demote_primary(self) -> None:
+        """A failover on demand: the primary lives, and is told some time later that it is none any more."""
+        with redis_client(f"redis://{HOST}:{self.sentinels[0].port}") as client:
+            ask(client, "SENTINEL", "FAILOVER", SERVICE)
+
     def wait_for_another(self, than: Valkey, within_s: float = 30.0) -> float:
         """Until another server is the primary and takes writes; how many seconds that took."""
         return wait_for(lambda: self.primary is not than and self._writes(self.primary), "a new primary", within_s)
