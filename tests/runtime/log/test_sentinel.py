@@ -17,7 +17,7 @@ from support.log_harness import at, batch, cursor, events, verified
 from support.partitions import redis_client, stream
 from support.sentinel import Sentinels
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -69,7 +69,6 @@ async def test_the_new_primary_is_found_and_it_must_be_verified_before_it_takes_
         assert sentinels.primary is not dead
 
 
-@pytest.mark.chaos
 async def test_a_primary_that_wakes_up_after_it_was_replaced_is_given_nothing(sentinels: Sentinels) -> None:
     async with open_log(sentinels.url, timeout=0.5) as log:
         topic = await verified(log)
