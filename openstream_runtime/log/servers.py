@@ -98,7 +98,8 @@ class FoundServers:
         self._listeners.append(listener)
 
     async def primary(self, key: bytes = b"", *, look: bool = False) -> Address:
-        if self._doubted or (look and time.monotonic() - self._asked_at > FRESH):
+        # One looks, and only without a doubt others go on: who is asked may be slow, or away.
+        if self._doubted or (look and time.monotonic() - self._asked_at > FRESH and not self._asking.locked()):
             await self._look()
         return self._place(key)
 
