@@ -11,6 +11,8 @@ from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 
+#: Nodes look for the primary every second, and Sentinels cut off who is with an old one: nobody is for longer.
+APART_MS = 5_000
 AT_ONCE = 8  # partitions verified side by side: a topic may have a thousand, the store's pool has few connections
 
 
@@ -47,7 +49,8 @@ async def verify_all(world: World, topic: Topic, partitions: Iterable[int]) -> N
 
 
 def floor_of(world: World, at: TopicPartition) -> Position:
-    """Above every id that readers may know of a partition, as far as this node can tell."""
-    now = Position(world.clock.now_ms(), 0)
+    """Above every id that readers may know of a partition, as far as this node can tell, and that somebody may still be
+    told by a primary that was replaced and lives: the ids of two servers must not meet."""
+    now = Position(world.clock.now_ms() + APART_MS, 0)
     sampled = world.board.sample.streams.get(at)
     return max(now, world.acknowledged.highest(at), ZERO if sampled is None else sampled.last)

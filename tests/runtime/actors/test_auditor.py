@@ -174,3 +174,14 @@ async def test_an_id_that_was_acknowledged_and_lost_names_no_other_event_whateve
     [outcome] = await rig.world.log.append([AppendBatch(topic, 0, [event(3)], 10**9, 10**9)])
     assert isinstance(outcome, Appended)
     assert outcome.positions[0] > lost[-1]
+
+
+async def test_ids_of_a_new_primary_stand_above_those_an_old_one_gives_out_for_a_while(rig: Rig) -> None:
+    topic = await rig.topic()
+    await acknowledged(rig, topic, 1)
+    rig.redis.restart()
+    assert await verify(rig.world, topic, 0)
+    still_given_out = rig.redis.now_ms() + 4_000
+    [outcome] = await rig.world.log.append([AppendBatch(topic, 0, [event(2)], 10**9, 10**9)])
+    assert isinstance(outcome, Appended)
+    assert outcome.positions[0].ms > still_given_out
