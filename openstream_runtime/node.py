@@ -28,6 +28,7 @@ from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.produce import ingest_pool
 from openstream_runtime.log import open_log
 from openstream_runtime.ports import Meter, NodeInfo
+from openstream_runtime.redis_url import read_url
 from openstream_runtime.reports import cluster_sample, state_of
 from openstream_runtime.settings import Settings
 from openstream_runtime.store import MigrationFailed, Misconfigured, SchemaMismatch, Store, migrate, open_store
@@ -77,7 +78,11 @@ def run_node(settings: Settings, front: Front) -> int:
     logs.configure(
         settings.log_level,
         form=settings.log_format,
-        secrets=[*(secret.get_secret_value() for secret in secrets), *export.secrets],
+        secrets=[
+            *(secret.get_secret_value() for secret in secrets),
+            *read_url(settings.redis_url.get_secret_value()).secrets,
+            *export.secrets,
+        ],
         ids=otlp.ids if otlp else None,
         sink=otlp.logs if otlp else None,
     )

@@ -108,6 +108,8 @@ class StreamStats:
     groups: Sequence[GroupStats] = ()
     #: How many events were persisted, by the log's own counters: its growth is the persister's pace.
     persisted_count: int = 0
+    #: When it was last verified on another server than before, or where it was gone: it may have lost something.
+    verified_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,11 @@ class StreamEdges:
 class EventLog(Protocol):
     """Streams: one append-only log for each partition."""
 
+    @property
+    def sharded(self) -> bool:
+        """Partitions are on several servers: who waits for replicas of one server has not waited for all."""
+        ...
+
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         """Append all batches in one pipelined write; one outcome for each, in order. Never raises for a backend.
 
@@ -150,10 +157,16 @@ class EventLog(Protocol):
         """
         ...
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
+    async def is_replicated(self, partitions: Sequence[TopicPartition], replicas: int) -> bool:
+        """Wait until so many replicas, and the disks of the primaries, have all that was appended here before, by
+        anybody. False when they do not answer in time."""
+        ...
+
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> str:
         """Make a partition fit for appends under this Redis: lift its next id above the cursor, remember its topic.
 
-        Where Redis has lost something, ids begin above `floor` too, and groups read what it lost from PostgreSQL.
+        Where Redis has lost something, ids begin above `floor` too, and groups read what it lost from PostgreSQL. Gives
+        back which server that was.
         """
         ...
 
@@ -165,9 +178,10 @@ class EventLog(Protocol):
         upto: Position | None = None,
         count: int,
         max_bytes: int = 8 << 20,
+        server: str | None = None,
     ) -> list[StoredEvent]:
         """Events after a position, `upto` one where given, in order: up to `count`, and about `max_bytes` (at least
-        one event)."""
+        one event). Unavailable when another server answers than the one that is named."""
         ...
 
     async def edges(self, at: TopicPartition, *, with_bytes: bool = False) -> StreamEdges: ...
@@ -179,7 +193,8 @@ class EventLog(Protocol):
 
         Groups lose nothing: who has not read what goes becomes cold, and reads it from PostgreSQL.
         `count` is how many events the cursor moved over since it was last published, None: count them anew.
-        Raises LeaseLost when `token` does not hold the partition's lease: a stale owner trims nothing.
+        Raises LeaseLost when `token` does not hold the partition's lease: a stale owner trims nothing. Unavailable when
+        nobody has verified the partition since Redis changed: then it must be looked at before anything is trimmed.
         """
         ...
 
@@ -630,6 +645,7 @@ class Meter(Protocol):
     def store_commit(self, events: int, seconds: float) -> None: ...
     def store_failed(self) -> None: ...
     def trimmed(self, topic: str, partition: int, events: int) -> None: ...
+    def lost_tail(self, topic: str, partition: int, events: int) -> None: ...
     def history_dropped(self, tables: int) -> None: ...
     def lease(self, change: str) -> None: ...
     def replayed(self, topic: str, events: int) -> None: ...

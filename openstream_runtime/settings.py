@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from openstream_runtime.domain.topics import MAX_PARTITIONS
 from openstream_runtime.export import PREFIX, Export
+from openstream_runtime.redis_url import read_url
 
 MIN_SECRET_BYTES = 32
 #: Secrets that stand in documents and examples, ours and other people's.
@@ -45,6 +46,11 @@ def _url(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _redis(value: SecretStr) -> SecretStr:
+    read_url(value.get_secret_value())
+    return value
+
+
 def _web(value: str) -> str:
     """A link for people: never one that a browser would run."""
     if not value.startswith(("http://", "https://")):
@@ -61,7 +67,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True)
 
     # Backends. The URLs hold passwords, so they are secrets too.
-    redis_url: Annotated[SecretStr, _url("redis", "rediss", "unix")] = Field(validation_alias="REDIS_URL")
+    redis_url: Annotated[SecretStr, AfterValidator(_redis)] = Field(validation_alias="REDIS_URL")
     database_url: Annotated[SecretStr, _url("postgresql", "postgres")] = Field(validation_alias="DATABASE_URL")
 
     # Who may come in.

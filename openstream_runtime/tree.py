@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from openstream_runtime.actors.assigner import Assigner
+from openstream_runtime.actors.auditor import Auditor
 from openstream_runtime.actors.board import Sample
 from openstream_runtime.actors.broadcaster import Broadcaster
 from openstream_runtime.actors.catalog import CatalogKeeper
@@ -74,6 +75,7 @@ def build_tree(
             Replayer.spec(world),
             ingestors.spec(),
             Confirmer.spec(world),
+            Auditor.spec(world),
             readers.spec(),
             Broadcaster.spec(world),
             front,

@@ -14,7 +14,7 @@ import structlog
 from openstream_runtime.actors.verifying import verify_all
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
-from openstream_runtime.domain.positions import Position
+from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.producers import Admission, Turn, home_of
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
@@ -57,11 +57,25 @@ async def conclude(
         for topic, turn, outcomes in requests
         if len(shares := _shares(outcomes)) == len(outcomes)
     ]
-    told = iter(await world.producers.finish(whole, replicas=replicas) if whole else [])
+    told = iter(await _tell(world, whole, replicas) if whole else [])
     return [
         _said(outcomes, next(told)) if len(_shares(outcomes)) == len(outcomes) else outcomes
         for _, _, outcomes in requests
     ]
+
+
+async def _tell(world: World, whole: Sequence[Finished], replicas: int | None) -> Sequence[bool | None]:
+    """What `Producers.finish` says, of all servers there are."""
+    if replicas is None or not world.log.sharded:
+        return await world.producers.finish(whole, replicas=replicas)
+    told = await world.producers.finish(whole)
+    places = {
+        TopicPartition(one.topic.name, number)
+        for one in whole
+        for number in (*one.shares, home_of(one.turn.stamp.producer, one.topic.partitions))
+    }
+    safe = await world.log.is_replicated(sorted(places), replicas)
+    return [None if one is None else one and safe for one in told]
 
 
 def all_of(shares: Mapping[int, Sequence[Position]]) -> dict[int, AppendOutcome]:

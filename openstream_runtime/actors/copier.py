@@ -14,7 +14,7 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import Fenced, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.ledger import Ledger
-from openstream_runtime.domain.positions import Cursor, TopicPartition
+from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
 from openstream_runtime.domain.retention import Trim, trim_below
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.domain.tracing import carried_by
@@ -66,13 +66,20 @@ class Copier:
     async def run(self, ctx: Context) -> None:
         world, clock = self._world, self._world.clock
         # Make the stream fit for the cursor, under the Redis that answers now.
-        await verify(world, self._topic, self._at.partition, self.cursor)
+        # From now on only what that one has is copied: a commit of what another had moved the cursor over what this one
+        # does not have, and it must see that before anything else moves it.
+        server = await verify(world, self._topic, self._at.partition, self.cursor)
         await world.log.mark_persisted(self._at, self._token, self.cursor.position, count=None, trim_below=None)
+        level = False
         while not ctx.stopping.is_set():
-            events = await world.log.read_after(self._at, self.cursor.position, count=BATCH, max_bytes=BATCH_BYTES)
+            events = await world.log.read_after(
+                self._at, self.cursor.position, count=BATCH, max_bytes=BATCH_BYTES, server=server
+            )
             if events:
                 await self._commit(events)
                 self._active = True
+            elif not level:
+                level = await self._pass_what_is_lost(server)
             now = clock.monotonic()
             caught_up = len(events) < BATCH
             if now >= self._trim_at:
@@ -89,6 +96,18 @@ class Copier:
         if self._unpublished:
             await self._publish(None)
 
+    async def _pass_what_is_lost(self, server: str | None) -> bool:
+        """Take the cursor over ids that hold nothing, where Redis gives out none of them again: who waits for one of
+        those, or looks after it, learns that it is lost without the next event. False when something came meanwhile.
+        """
+        cursor, last = self.cursor.position, (await self._world.log.edges(self._at)).last
+        if last <= cursor:
+            return True
+        if await self._world.log.read_after(self._at, cursor, upto=last, count=1, server=server):
+            return False
+        await self._write([], last)
+        return True
+
     async def _commit(self, events: list[StoredEvent]) -> None:
         with self._world.tracer.batch(
             Operation.PERSIST,
@@ -97,10 +116,10 @@ class Copier:
             events=len(events),
             partition=self._at.partition,
         ):
-            await self._write(events)
+            await self._write(events, events[-1].position)
 
-    async def _write(self, events: list[StoredEvent]) -> None:
-        cursor, upto = self.cursor, events[-1].position
+    async def _write(self, events: list[StoredEvent], upto: Position) -> None:
+        cursor = self.cursor
         outcome = await self._writer.call(
             PersistBatch(
                 topic_id=self._topic.id,
@@ -121,9 +140,11 @@ class Copier:
             raise Unavailable("the cursor is not where it was left; it is read again", backend="postgres")
         if outcome.quarantined:
             _log.error("events went to quarantine", partition=str(self._at), events=outcome.quarantined)
+        self.cursor = cursor._replace(position=upto)
+        if not events:
+            return
         self._world.meter.persisted(self._at.topic, self._at.partition, len(events), outcome.quarantined)
         self._world.meter.persist_delay(self._at.topic, self._at.partition, events, self._world.clock.now_ms())
-        self.cursor = cursor._replace(position=upto)
         self._world.receipts.committed(self._topic, self._at.partition, events)
         self._count(events)
         self._unpublished += len(events)

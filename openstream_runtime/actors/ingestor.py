@@ -18,6 +18,7 @@ from openstream_runtime.actors.verifying import AT_ONCE, verify
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import NotFound, OpenStreamError
 from openstream_runtime.domain.events import NewEvent
+from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.producers import Admission, Once, Turn
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.domain.tracing import TraceContext
@@ -167,9 +168,11 @@ class Ingestor:
         ]
 
     def _count(self, batch: AppendBatch, outcome: Appended) -> None:
-        events = batch.events
+        events, positions = batch.events, outcome.positions
         if outcome.duplicates:
-            events = [event for index, event in enumerate(events) if index not in outcome.duplicates]
+            fresh = [index for index in range(len(events)) if index not in outcome.duplicates]
+            events, positions = [events[index] for index in fresh], [positions[index] for index in fresh]
+        self._world.acknowledged.add(TopicPartition(batch.topic.name, batch.partition), batch.topic.id, positions)
         self._world.meter.appended(
             batch.topic.name, batch.partition, len(events), sum(len(event.payload) for event in events)
         )

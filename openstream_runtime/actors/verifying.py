@@ -8,23 +8,24 @@ import anyio
 
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
-from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
+from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 
+#: Nodes look for the primary every second, and Sentinels cut off who is with an old one: nobody is for longer.
+APART_MS = 5_000
 AT_ONCE = 8  # partitions verified side by side: a topic may have a thousand, the store's pool has few connections
 
 
-async def verify(world: World, topic: Topic, partition: int, cursor: Cursor | None = None) -> bool:
-    """Verify one partition, by PostgreSQL's cursor unless it is known; False when the topic is gone.
+async def verify(world: World, topic: Topic, partition: int, cursor: Cursor | None = None) -> str | None:
+    """Verify one partition, by PostgreSQL's cursor unless it is known; on which server, None when the topic is gone.
 
     NotFound when Redis knows a newer topic of that name; Unavailable, OutcomeUnknown.
     """
     cursor = cursor or await world.store.cursor(topic.id, partition)
     if cursor is None:
-        return False
+        return None
     at = TopicPartition(topic.name, partition)
-    await world.log.verify(topic, partition, cursor, floor=floor_of(world, at))
-    return True
+    return await world.log.verify(topic, partition, cursor, floor=floor_of(world, at))
 
 
 async def verify_all(world: World, topic: Topic, partitions: Iterable[int]) -> None:
@@ -48,7 +49,8 @@ async def verify_all(world: World, topic: Topic, partitions: Iterable[int]) -> N
 
 
 def floor_of(world: World, at: TopicPartition) -> Position:
-    """Above every id that readers may know of a partition, as far as this node can tell."""
-    now = Position(world.clock.now_ms(), 0)
+    """Above every id that readers may know of a partition, as far as this node can tell, and that somebody may still be
+    told by a primary that was replaced and lives: the ids of two servers must not meet."""
+    now = Position(world.clock.now_ms() + APART_MS, 0)
     sampled = world.board.sample.streams.get(at)
-    return now if sampled is None else max(now, sampled.last)
+    return max(now, world.acknowledged.highest(at), ZERO if sampled is None else sampled.last)

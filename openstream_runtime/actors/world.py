@@ -8,6 +8,7 @@ from openstream_runtime.actors.audience import Audience
 from openstream_runtime.actors.board import Board
 from openstream_runtime.actors.receipts import Receipts
 from openstream_runtime.actors.tailer import Watch
+from openstream_runtime.domain.acknowledged import Acknowledged
 from openstream_runtime.ports import (
     Catalog,
     Clock,
@@ -70,5 +71,6 @@ class World:
     limits: Limits = Limits()
     watch: Watch = field(default_factory=Watch)
     receipts: Receipts = field(default_factory=Receipts)
+    acknowledged: Acknowledged = field(default_factory=Acknowledged)
     audience: Audience = field(default_factory=Audience)
     tracer: Tracer = NO_TRACER

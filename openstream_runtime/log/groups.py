@@ -2,8 +2,8 @@
 
 Entries to be handed out again wait with the reserved consumer `~os:released`, their delivery count kept; every read
 serves them first. A group that lags behind the trim is cold: PostgreSQL has what it wants next, its position stands in
-the partition's meta key, and what it holds in a side stream. Several partitions share a script call only because one
-primary holds them all (see scripts.py).
+the partition's meta key, and what it holds in a side stream. Several partitions share a script call where one primary
+holds them all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.names import RELEASED, RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
@@ -130,6 +131,34 @@ class RedisGroups(RedisRedelivery):
         await self._writes.run(scripts.GROUP_COUNTED, [meta], args)
 
     async def _hand_out(self, script: Script, topic: str, partitions: Sequence[int], args: Sequence[Arg]) -> GroupRead:
+        if not self._writes.sharded or len(partitions) == 1:
+            return await self._hand_out_of(script, topic, partitions, args)
+        # One partition after the other: a command reaches one slot.
+        group, consumer, count, room, most, *rest = args
+        wanted, left, found = int(count), int(room), list[GroupRead]()
+        trouble: OpenStreamError | None = None
+        for partition in partitions:
+            handed_out = any(one.deliveries or one.stubs for one in found)
+            if handed_out and script is scripts.GROUP_READ:
+                rest[1] = 1  # a cold partition has its turn when it comes first
+            try:
+                one = await self._hand_out_of(script, topic, [partition], [group, consumer, wanted, left, most, *rest])
+            except (Unavailable, OutcomeUnknown) as error:
+                # What the others handed out must reach its consumer, and they go on while one is away.
+                trouble = trouble or error
+                continue
+            found.append(one)
+            wanted -= len(one.deliveries) + len(one.stubs)
+            left -= sum(64 + len(delivery.event.payload) for delivery in one.deliveries)
+            if one.cold or wanted <= 0 or left <= 0:
+                break
+        if trouble is not None and not any(one.deliveries or one.stubs or one.cold for one in found):
+            raise trouble
+        return _together(found)
+
+    async def _hand_out_of(
+        self, script: Script, topic: str, partitions: Sequence[int], args: Sequence[Arg]
+    ) -> GroupRead:
         group = str(args[0])
         names = list(chain.from_iterable(keys_of(topic, partition, group) for partition in partitions))
         pages, missing, tails, vanished, cold, unpersisted, due = await self._writes.run(script, names, args)
@@ -155,6 +184,22 @@ class RedisGroups(RedisRedelivery):
             bool(unpersisted),
             due if due >= 0 else None,
         )
+
+
+def _together(reads: Sequence[GroupRead]) -> GroupRead:
+    """What was found on one partition after the other, as one read."""
+    deliveries = list(chain.from_iterable(one.deliveries for one in reads))
+    stubs = list(chain.from_iterable(one.stubs for one in reads))
+    due = [one.due_ms for one in reads if one.due_ms is not None]
+    return GroupRead(
+        deliveries,
+        {} if deliveries or stubs else dict(chain.from_iterable(one.tails.items() for one in reads)),
+        sorted(chain.from_iterable(one.missing for one in reads)),
+        stubs,
+        reads[-1].cold if reads else None,
+        any(one.unpersisted for one in reads),
+        min(due, default=None),
+    )
 
 
 def _lows(partition: int, reply: Any) -> dict[str, GroupLow]:

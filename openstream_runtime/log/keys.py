@@ -19,7 +19,9 @@ def stream(at: TopicPartition) -> bytes:
 def meta(at: TopicPartition) -> bytes:
     """Hash: tid topic id, run server that was verified, g generation, n ordinal, pid/pn position and ordinal persisted,
     tf the last id ever trimmed;
-    pl when Redis was last seen to have lost something, pf since when producers are remembered;
+    pl when Redis was last seen to have lost something, vt when it may have: on another server, or after a flush;
+    gb/ge the last ids between which this Redis has given out none; pf since when producers are remembered;
+    w nothing, only written;
     for a group that PostgreSQL serves c:<group> where it is, cn:<group> how far behind tf.
 
     The braces are a hash tag: they put the key into the slot of the stream, so that one script may touch both.

@@ -1,4 +1,4 @@
-"""A lane: connections to Redis for one kind of traffic, and the only place that sends and receives.
+"""A lane: one kind of traffic to Redis, and the only place that sends and receives.
 
 redis-py gives connections and replies; pooling and sending are ours: its clients retry every command ten times on
 their own (a retried append doubles events), and its pools cost more than an append of one event does.
@@ -8,59 +8,50 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import anyio
 import anyio.lowlevel
-import hiredis
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ClusterDownError, MovedError, NoScriptError, ReadOnlyError
 
-from openstream_runtime.domain.errors import Unavailable
-from openstream_runtime.log.errors import CONNECTION_ERRORS, REPLY_ERRORS, answer, outcome_unknown, unavailable
-from openstream_runtime.log.scripts import ALL, Arg, Call, Command, Script
+from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
+from openstream_runtime.log.errors import (
+    CONNECTION_ERRORS,
+    REPLY_ERRORS,
+    RETRY_AFTER_MS,
+    answer,
+    outcome_unknown,
+    unavailable,
+)
+from openstream_runtime.log.pool import CONNECT_TIMEOUT, Login, Pool, drop, pack
+from openstream_runtime.log.scripts import Arg, Call, Command, Script
+from openstream_runtime.log.servers import Address, Servers
 
-#: Seconds to find a connection: waiting for a free one, connecting, logging in. Nothing has been sent by then.
-CONNECT_TIMEOUT = 2.0
+#: What a server says that is no primary any more, or not of this slot.
+_NOT_HERE = (ReadOnlyError, MovedError, ClusterDownError)
 #: Commands sent in one go. Replies of all of them are held in memory.
 CHUNK = 256
 
-_pack = cast(Callable[[Command], bytes], hiredis.pack_command)
-
 
 class Lane:
-    """Up to `size` connections. `tries` above 1 only for what may be done twice: then an answer lost is asked again."""
+    """Up to `size` connections. `tries` above 1 only for what may be done twice: then an answer lost is asked again.
+    Such a lane also looks now and then whether the primary is still the same, for all of them."""
 
-    def __init__(self, url: str, *, name: str, size: int, timeout: float, tries: int = 1) -> None:
+    def __init__(self, servers: Servers, url: str, *, name: str, size: int, timeout: float, tries: int = 1) -> None:
+        """`url` as redis-py reads it."""
         #: Seconds from sending to the last reply.
         self.timeout = timeout
         self._tries = tries
-        self._servers: WeakKeyDictionary[AbstractConnection, tuple[str, int]] = WeakKeyDictionary()
-        options: dict[str, Any] = {**parse_url(url)}
-        for ours in ("max_connections", "timeout", "retry_on_timeout", "retry_on_error", "health_check_interval"):
-            options.pop(ours, None)  # a URL may say where Redis is and who we are, not how often we send
-        options |= {
-            # RESP3 would switch on maintenance notifications, and those switch off the check of idle connections.
-            "protocol": 2,
-            "decode_responses": False,
-            "retry": Retry(NoBackoff(), 0),
-            "socket_connect_timeout": CONNECT_TIMEOUT,
-            # Reads and writes are bounded by scopes around whole exchanges: redis-py makes a task or a timer of each.
-            "socket_timeout": None,
-            "client_name": f"openstream-{name}",
-            "redis_connect_func": self._on_connect,
-        }
-        self._make: Callable[[], AbstractConnection] = partial(options.pop("connection_class", Connection), **options)
-        self._free = anyio.Semaphore(size, fast_acquire=True)
-        #: Connections nobody has now, the last one given back at the end; some may be closed.
-        self._idle: list[AbstractConnection] = []
-        self._taken: set[AbstractConnection] = set()
+        self._size = size
+        self._servers = servers
+        self._login = Login(url, name=name, must_be_primary=servers.moving)
+        self._pools: dict[Address, Pool] = {}
+        servers.on_change(self._keep_only)
+        self.run_id = self._login.run_id
+        self.client_id = self._login.client_id
 
     async def close(self) -> None:
         with anyio.move_on_after(CONNECT_TIMEOUT, shield=True):
@@ -68,79 +59,72 @@ class Lane:
 
     async def hang_up(self) -> None:
         """Close every connection, taken ones too: who reads from one finds it lost."""
-        for connection in [*self._idle, *self._taken]:
-            await connection.disconnect(nowait=True)
+        for pool in self._pools.values():
+            await pool.hang_up()
+
+    async def _keep_only(self, addresses: Collection[Address]) -> None:
+        """Let go of servers that are no primaries any more: what they still acknowledge would be lost."""
+        for address in self._pools.keys() - set(addresses):
+            await self._pools.pop(address).leave()
 
     @property
     def in_use(self) -> int:
         """Connections taken and not given back."""
-        return len(self._taken)
-
-    def run_id(self, connection: AbstractConnection) -> str:
-        """The run id of the server this connection leads to: new with every start of a server process."""
-        return self._servers[connection][0]
-
-    def client_id(self, connection: AbstractConnection) -> int:
-        """What the server calls this connection."""
-        return self._servers[connection][1]
+        return sum(pool.in_use for pool in self._pools.values())
 
     @asynccontextmanager
-    async def take(self) -> AsyncIterator[AbstractConnection]:
-        """A connection that is open as far as one can tell. Raises Unavailable, and then nothing was sent."""
+    async def take(self, key: bytes = b"") -> AsyncIterator[AbstractConnection]:
+        """A connection, open as far as one can tell, to where a key is. Raises Unavailable: then nothing was sent."""
         # Let the loop hear what sockets have to say: a connection whose server went away while it was idle is then
         # found closed before anything is sent, rather than lost with a command on the way.
         await anyio.lowlevel.checkpoint()
-        connection = await self._open()
+        address = await self._servers.primary(key, look=self._tries > 1)
         try:
-            yield connection
-        finally:
-            self._give_back(connection)
-
-    async def _open(self) -> AbstractConnection:
-        try:
-            self._free.acquire_nowait()
-        except anyio.WouldBlock:
-            with anyio.move_on_after(CONNECT_TIMEOUT) as waiting:
-                await self._free.acquire()
-            if waiting.cancelled_caught:
-                raise unavailable() from None
-        connection = self._idle.pop() if self._idle else self._make()
-        self._taken.add(connection)
-        try:
-            if not connection.is_connected or await connection.can_read():  # data nobody asked for, or its end
-                await self._connect(connection)
-        except CONNECTION_ERRORS as error:
-            await self._discard(connection)
-            raise unavailable() from error
-        except BaseException:
-            await self._discard(connection)
+            async with self._pool(address).take() as connection:
+                yield connection
+        except Unavailable:
+            self._servers.doubt()
             raise
-        return connection
 
-    async def _connect(self, connection: AbstractConnection) -> None:
-        with anyio.fail_after(CONNECT_TIMEOUT):
-            await connection.disconnect(nowait=True)
-            await connection.connect()  # type: ignore[no-untyped-call]
+    def _pool(self, address: Address) -> Pool:
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools[address] = Pool(self._login, address, self._size)
+        return pool
 
-    async def _discard(self, connection: AbstractConnection) -> None:
-        """Close it, and give it back."""
-        await _drop(connection)
-        self._give_back(connection)
+    @property
+    def sharded(self) -> bool:
+        """Whether keys of several slots are on several servers, and never in one command."""
+        return self._servers.sharded
 
-    def _give_back(self, connection: AbstractConnection) -> None:
-        self._taken.remove(connection)
-        self._idle.append(connection)
-        self._free.release()
+    async def split(self, keys: Sequence[bytes]) -> list[list[int]]:
+        """The indexes of these keys, by the server they are on. Those that are nowhere now stand alone."""
+        if not self.sharded:
+            return [list(range(len(keys)))]
+        groups: dict[object, list[int]] = {}
+        for index, key in enumerate(keys):
+            place: object
+            try:
+                place = await self._servers.primary(key)
+            except Unavailable:
+                place = index
+            groups.setdefault(place, []).append(index)
+        return list(groups.values())
 
-    async def call(self, commands: Sequence[Command]) -> list[Any]:
-        """The reply to each command, error replies as values.
+    async def call(
+        self, commands: Sequence[Command], key: bytes | None = None, *, server: str | None = None
+    ) -> list[Any]:
+        """The reply to each command, error replies as values. All go to where the key is, by default that of the first.
 
-        Raises Unavailable when nothing was done. An answer that is lost: OutcomeUnknown, on a lane that may try again
-        Unavailable.
+        Raises Unavailable when nothing was done, also when it is not the server with this run id that answers. An
+        answer that is lost: OutcomeUnknown, on a lane that may try again Unavailable.
         """
+        key = key_of(commands[0]) if key is None else key
         for left in reversed(range(self._tries)):
             try:
-                async with self.take() as connection:
+                async with self.take(key) as connection:
+                    if server not in (None, self.run_id(connection)):
+                        raise Unavailable("Another Redis answers.", backend="redis", retry_after_ms=RETRY_AFTER_MS)
                     replies, lost = await self.exchange(connection, pack(commands))
                 if lost is None:
                     return replies
@@ -153,10 +137,39 @@ class Lane:
         raise AssertionError("unreachable")  # pragma: no cover
 
     async def calls(self, commands: Sequence[Command]) -> list[Any]:
-        """`call` in chunks, for many commands."""
+        """`call` in chunks, for many commands of any keys."""
+        replies: list[Any] = [None] * len(commands)
+
+        async def ask(indexes: Sequence[int]) -> None:
+            for start in range(0, len(indexes), CHUNK):
+                part = indexes[start : start + CHUNK]
+                for index, reply in zip(part, await self.call([commands[one] for one in part]), strict=True):
+                    replies[index] = reply
+
+        await side_by_side(ask, await self.split(list(map(key_of, commands))))
+        # Sent to where the slot is no more: certainly not done, and we know by now where it is.
+        moved = [index for index, reply in enumerate(replies) if isinstance(reply, MovedError)]
+        if moved:
+            await side_by_side(ask, [[moved[one] for one in group] for group in await self.split(
+                [key_of(commands[index]) for index in moved]
+            )])  # fmt: skip
+        return replies
+
+    async def everywhere(self, command: Command) -> list[Any]:
+        """The reply of every primary. Raises as `call` does."""
+        if not self.sharded:
+            return await self.call([command])
         replies: list[Any] = []
-        for start in range(0, len(commands), CHUNK):
-            replies += await self.call(commands[start : start + CHUNK])
+        try:
+            for address in await self._servers.primaries():
+                async with self._pool(address).take() as connection:
+                    found, lost = await self.exchange(connection, pack([command]))
+                if lost is not None:
+                    raise unavailable() from lost
+                replies += found
+        except Unavailable:
+            self._servers.doubt()
+            raise
         return replies
 
     async def run(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg] = ()) -> Any:
@@ -168,11 +181,21 @@ class Lane:
         commands = [script.call(keys, args) for keys, args in calls]
         replies = await self.calls(commands)
         forgotten = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if forgotten:
-            again = await self.calls([script.load(), *(commands[index] for index in forgotten)])
-            for index, reply in zip(forgotten, again[1:], strict=True):
-                replies[index] = reply
+        for index in forgotten:
+            [_, replies[index]] = await self.call([script.load(), commands[index]], key_of(commands[index]))
         return [answer(reply) for reply in replies]
+
+    async def run_here(self, script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> tuple[Any, str]:
+        """Like `run`, once; a last argument is added, the run id of the server that gets it; and given back."""
+        async with self.take(keys[0]) as connection:
+            run_id = self.run_id(connection)
+            command = script.call(keys, [*args, run_id])
+            replies, lost = await self.exchange(connection, pack([command]))
+            if lost is None and isinstance(replies[0], NoScriptError):
+                replies, lost = await self.exchange(connection, pack([script.load(), command]))
+        if lost is not None:
+            raise outcome_unknown() from lost
+        return answer(replies[-1]), run_id
 
     async def exchange(
         self, connection: AbstractConnection, packed: Sequence[bytes], *, timeout: float | None = None
@@ -191,33 +214,44 @@ class Lane:
                         reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
                     except REPLY_ERRORS as error:
                         reply = error
+                        if isinstance(error, _NOT_HERE):
+                            self._servers.doubt()
                     replies.append(reply)
         except CONNECTION_ERRORS as error:
-            await _drop(connection)
+            self._servers.doubt()
+            await drop(connection)
             return replies, error
         except BaseException:
-            await _drop(connection)
+            await drop(connection)
             raise
         return replies, None
 
-    async def _on_connect(self, connection: AbstractConnection) -> None:
-        """Log in, and learn what every user of this connection needs: its server's run id, and all scripts loaded."""
-        await connection.on_connect()
-        commands = [(b"INFO", b"server"), (b"CLIENT", b"ID"), *(script.load() for script in ALL)]
-        await connection.send_packed_command(pack(commands), check_health=False)
-        info, client_id, *_ = [await connection.read_response(timeout=math.inf) for _ in commands]
-        self._servers[connection] = (info_field(info, b"run_id").decode(), int(client_id))
+
+def key_of(command: Command) -> bytes:
+    """The first key of a command; empty where it has none."""
+    name = command[0]
+    if name in (b"EVALSHA", b"EVAL"):
+        return command[3]  # type: ignore[return-value]
+    if len(command) == 1 or name in (b"SCRIPT", b"INFO", b"CLIENT"):
+        return b""
+    return command[1]  # type: ignore[return-value]
 
 
-def pack(commands: Sequence[Command]) -> list[bytes]:
-    return [_pack(command) for command in commands]
+async def side_by_side(ask: Callable[[list[int]], Awaitable[None]], groups: list[list[int]]) -> None:
+    """One group here, several at once; when some fail the first error is raised, bare, after all have ended."""
+    if len(groups) == 1:
+        await ask(groups[0])
+        return
+    trouble: list[OpenStreamError] = []
 
+    async def one(group: list[int]) -> None:
+        try:
+            await ask(group)
+        except OpenStreamError as error:
+            trouble.append(error)
 
-def info_field(info: bytes, name: bytes) -> bytes:
-    """One field of what INFO answers; empty when it is not there."""
-    return next((line[len(name) + 1 :] for line in info.splitlines() if line.startswith(name + b":")), b"")
-
-
-async def _drop(connection: AbstractConnection) -> None:
-    with anyio.CancelScope(shield=True):
-        await connection.disconnect(nowait=True)
+    async with anyio.create_task_group() as tasks:
+        for group in groups:
+            tasks.start_soon(one, group)
+    if trouble:
+        raise next((one for one in trouble if isinstance(one, OutcomeUnknown)), trouble[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
@@ -15,7 +15,9 @@ from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import format_position, parse_positions
 from openstream_runtime.log.errors import REPLY_ERRORS, refusal
-from openstream_runtime.log.lane import CHUNK, Lane, pack
+from openstream_runtime.log.lane import CHUNK, Lane, side_by_side
+from openstream_runtime.log.pool import pack
+from openstream_runtime.log.replicas import Replicas
 from openstream_runtime.log.scripts import Arg, Command, Script
 from openstream_runtime.ports import AppendBatch, Appended, Refusal, Refused
 from openstream_runtime.producer_ports import Finished, Kept
@@ -28,24 +30,28 @@ PAST_REQUESTS, PAST_BYTES = 64, 32 << 10
 
 
 class RedisProducers:
-    """The homes. `replicated` waits for the replicas of what a connection wrote."""
+    """The homes."""
 
-    def __init__(
-        self, lane: Lane, replicated: Callable[[Lane, AbstractConnection, int], Awaitable[bool]], memory: Memory
-    ) -> None:
+    def __init__(self, lane: Lane, replicas: Replicas, memory: Memory) -> None:
         self._lane = lane
-        self._replicated = replicated
+        self._replicas = replicas
         self._memory = memory
 
     async def begin(self, turns: Sequence[tuple[Topic, Turn]]) -> list[Admission | Kept | Refused]:
-        found: list[Admission | Kept | Refused] = []
-        for start in range(0, len(turns), CHUNK):
-            found += await self._begin(turns[start : start + CHUNK])
+        found: list[Admission | Kept | Refused] = [Refused(Refusal.UNAVAILABLE)] * len(turns)
+
+        async def of_one(indexes: Sequence[int]) -> None:
+            for start in range(0, len(indexes), CHUNK):
+                part = indexes[start : start + CHUNK]
+                for index, one in zip(part, await self._begin([turns[index] for index in part]), strict=True):
+                    found[index] = one
+
+        await side_by_side(of_one, await self._lane.split([_home(*turn)[0] for turn in turns]))
         return found
 
     async def _begin(self, turns: Sequence[tuple[Topic, Turn]]) -> list[Admission | Kept | Refused]:
         try:
-            async with self._lane.take() as connection:
+            async with self._lane.take(_home(*turns[0])[0]) as connection:
                 # The run id must be that of the server which runs the script.
                 run_id = self._lane.run_id(connection)
                 commands = [
@@ -65,9 +71,15 @@ class RedisProducers:
         return [*who, self._memory.producer_ms, 2 * self._memory.producers]
 
     async def finish(self, done: Sequence[Finished], *, replicas: int | None = None) -> list[bool | None]:
-        found: list[bool | None] = []
-        for start in range(0, len(done), CHUNK):
-            found += await self._finish(done[start : start + CHUNK], replicas)
+        found: list[bool | None] = [None] * len(done)
+
+        async def of_one(indexes: Sequence[int]) -> None:
+            for start in range(0, len(indexes), CHUNK):
+                part = indexes[start : start + CHUNK]
+                for index, one in zip(part, await self._finish([done[index] for index in part], replicas), strict=True):
+                    found[index] = one
+
+        await side_by_side(of_one, await self._lane.split([_home(one.topic, one.turn)[0] for one in done]))
         return found
 
     async def _finish(self, done: Sequence[Finished], replicas: int | None) -> list[bool | None]:
@@ -79,11 +91,11 @@ class RedisProducers:
             bounds: list[Arg] = [PAST_REQUESTS, PAST_BYTES, memory.producer_ms, 2 * memory.producers]
             commands.append(scripts.PRODUCER_FINISH.call(_home(one.topic, one.turn), who + bounds))
         try:
-            async with self._lane.take() as connection:
+            async with self._lane.take(_home(done[0].topic, done[0].turn)[0]) as connection:
                 replies = await self._ask(connection, scripts.PRODUCER_FINISH, commands)
                 if replicas is not None and len(replies) == len(done):
                     # This connection has written last, so what they have of it comes with all shares.
-                    replicated = await self._replicated(self._lane, connection, replicas)
+                    replicated = await self._replicas.have(self._lane, connection, replicas)
         except Unavailable:
             pass  # no reply for anybody, then
         replies += [None] * (len(done) - len(replies))

@@ -19,9 +19,11 @@ from openstream_runtime.domain.producers import MEMORY, Memory
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, encode_events, format_position, parse_position, parse_positions
-from openstream_runtime.log.errors import REPLY_ERRORS, answer, outcome_unknown, refusal
-from openstream_runtime.log.lane import Lane, info_field, pack
+from openstream_runtime.log.errors import REPLY_ERRORS, answer, refusal
+from openstream_runtime.log.lane import Lane, side_by_side
+from openstream_runtime.log.pool import info_field, pack
 from openstream_runtime.log.producers import REFUSALS, append_once, kept_once
+from openstream_runtime.log.replicas import Replicas
 from openstream_runtime.log.scripts import Arg, Command
 from openstream_runtime.ports import (
     AppendBatch,
@@ -50,24 +52,42 @@ class RedisEvents:
     """The streams. Appends have a lane of their own, on which nothing is ever sent twice."""
 
     def __init__(
-        self, appends: Lane, writes: Lane, reads: Lane, *, replica_timeout_ms: int, memory: Memory = MEMORY
+        self, appends: Lane, writes: Lane, reads: Lane, replicas: Replicas, *, memory: Memory = MEMORY
     ) -> None:
         self._appends = appends
         self._writes = writes
         self._reads = reads
-        self._replica_timeout_ms = replica_timeout_ms
+        self._replicas = replicas
         self._memory = memory
 
     # ---- appending
 
+    @property
+    def sharded(self) -> bool:
+        return self._appends.sharded
+
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         if not batches:
             return []
+        if not self.sharded:
+            return await self._append_to(batches, replicas)
+        outcomes: list[AppendOutcome] = [Refused(Refusal.UNAVAILABLE)] * len(batches)
+
+        async def to_one(indexes: Sequence[int]) -> None:
+            found = await self._append_to([batches[index] for index in indexes], replicas)
+            for index, outcome in zip(indexes, found, strict=True):
+                outcomes[index] = outcome
+
+        await side_by_side(to_one, await self._appends.split([_stream(batch) for batch in batches]))
+        return outcomes
+
+    async def _append_to(self, batches: Sequence[AppendBatch], replicas: int | None) -> list[AppendOutcome]:
+        """To the one server that has all of these."""
         try:
-            async with self._appends.take() as connection:
+            async with self._appends.take(_stream(batches[0])) as connection:
                 outcomes = await self._append_on(connection, batches)
                 kept = any(isinstance(one, Appended) for one in outcomes)
-                if replicas is not None and kept and not await self.replicated(self._appends, connection, replicas):
+                if replicas is not None and kept and not await self._replicas.have(self._appends, connection, replicas):
                     return [_not_replicated(one) for one in outcomes]
                 return outcomes
         except Unavailable:  # no connection: nothing was sent
@@ -114,39 +134,17 @@ class RedisEvents:
         for index, reply in zip(again, answers[len(load) :], strict=True):
             replies[index] = reply
 
-    async def replicated(self, lane: Lane, connection: AbstractConnection, replicas: int) -> bool:
-        """Whether the primary's disk and that many replicas have all this connection wrote."""
-        timeout = lane.timeout + self._replica_timeout_ms / 1000
-        commands: list[Command] = [
-            (b"WAITAOF", 1, replicas, self._replica_timeout_ms),
-            (b"WAIT", replicas, self._replica_timeout_ms),
-        ]
-        for command in commands:
-            replies, lost = await lane.exchange(connection, pack([command]), timeout=timeout)
-            if lost is not None:
-                return False
-            reply = replies[0]
-            if isinstance(reply, list):
-                return bool(reply[0] >= 1 and reply[1] >= replicas)
-            if isinstance(reply, int):
-                return reply >= replicas
-            # An old server, or one without an append-only file: then at least the replicas.
-        return False
+    async def is_replicated(self, partitions: Sequence[TopicPartition], replicas: int) -> bool:
+        return await self._replicas.have_all(partitions, replicas)
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> str:
         at = TopicPartition(topic.name, partition)
-        async with self._writes.take() as connection:
-            args: list[Arg] = [topic.id, self._writes.run_id(connection), cursor.generation]
-            args += [format_position(cursor.position), format_position(floor)]
-            where = [keys.stream(at), keys.meta(at), keys.sides(at), *keys.producers(at), *keys.event_ids(at)]
-            command = scripts.VERIFY.call(where, args)
-            # On this connection and no other: the run id must be that of the server which runs the script. Loading
-            # the script along costs little here, and there is no second try to think of.
-            replies, lost = await self._writes.exchange(connection, pack([scripts.VERIFY.load(), command]))
-        if lost is not None:
-            raise outcome_unknown() from lost
-        if not answer(replies[1]):
+        where = [keys.stream(at), keys.meta(at), keys.sides(at), *keys.producers(at), *keys.event_ids(at)]
+        ends = [format_position(cursor.position), format_position(floor)]
+        done, server = await self._writes.run_here(scripts.VERIFY, where, [topic.id, cursor.generation, *ends])
+        if not done:
             raise NotFound("The topic was deleted and created again.", topic=topic.name)
+        return server
 
     # ---- reading
 
@@ -158,13 +156,15 @@ class RedisEvents:
         upto: Position | None = None,
         count: int,
         max_bytes: int = 8 << 20,
+        server: str | None = None,
     ) -> list[StoredEvent]:
         events: list[StoredEvent] = []
         end = b"+" if upto is None else format_position(upto)
         size, page = 0, min(count, _FIRST_PAGE)
         while page > 0:
             start = b"(" + format_position(events[-1].position if events else after)
-            [reply] = await self._reads.call([(b"XRANGE", keys.stream(at), start, end, b"COUNT", page)])
+            command: Command = (b"XRANGE", keys.stream(at), start, end, b"COUNT", page)
+            [reply] = await self._reads.call([command], server=server)
             entries = answer(reply)
             size += sum(sum(map(len, fields)) for _, fields in entries)
             events += map(decode_entry, entries)
@@ -197,9 +197,11 @@ class RedisEvents:
         trimmed, more = 0, 1
         while more:  # what groups hold unacked moves in small steps: no call keeps Redis busy for long
             args: list[Arg] = [token, format_position(cursor), b"" if count is None else count, bound, _MOVED]
-            went, more = await self._writes.run(scripts.MARK_PERSISTED, where, args)
-            if went < 0:
+            (went, more), _ = await self._writes.run_here(scripts.MARK_PERSISTED, where, args)
+            if went == -1:
                 raise LeaseLost(topic=at.topic, partition=at.partition)
+            if went == -2:
+                raise Unavailable("The partition is not verified under this Redis.", backend="redis")
             trimmed, count = trimmed + int(went), 0
         return trimmed
 
@@ -214,9 +216,12 @@ class RedisEvents:
         return [_stats(reply) for reply in await self._reads.run_each(scripts.STATS, calls)]
 
     async def memory(self) -> Mapping[str, int]:
-        [reply] = await self._reads.call([(b"INFO", b"memory")])
-        info = answer(reply)
-        return {name: int(info_field(info, name.encode()) or 0) for name in ("used_memory", "maxmemory")}
+        found = []
+        for reply in await self._reads.everywhere((b"INFO", b"memory")):
+            info = answer(reply)
+            found.append({name: int(info_field(info, name.encode()) or 0) for name in ("used_memory", "maxmemory")})
+        # Of several the fullest: it is the first to refuse.
+        return max(found, key=lambda one: (one["used_memory"] / (one["maxmemory"] or float("inf")), one["used_memory"]))
 
     async def delete_topic(self, topic: Topic) -> None:
         await self._writes.run_each(
@@ -231,13 +236,17 @@ class RedisEvents:
         )
 
     async def ping(self) -> None:
-        [reply] = await self._reads.call([(b"PING",)])
-        answer(reply)
+        for reply in await self._reads.everywhere((b"PING",)):
+            answer(reply)
 
 
 def _fixed(at: TopicPartition) -> list[bytes]:
     """The keys of a partition that its owner works on."""
     return [keys.stream(at), keys.meta(at), keys.lease(at), keys.sides(at)]
+
+
+def _stream(batch: AppendBatch) -> bytes:
+    return keys.stream(TopicPartition(batch.topic.name, batch.partition))
 
 
 def _append_command(batch: AppendBatch, run_id: str) -> Command:
@@ -275,7 +284,7 @@ def _not_replicated(outcome: AppendOutcome) -> AppendOutcome:
 
 
 def _stats(reply: Any) -> StreamStats:
-    length, last, n, pn, pid, token, groups = reply
+    length, last, n, pn, pid, token, verified, groups = reply
     return StreamStats(
         length=length,
         last=parse_position(last),
@@ -283,6 +292,7 @@ def _stats(reply: Any) -> StreamStats:
         persisted=parse_position(pid) if pid else ZERO,
         persisted_count=int(pn or 0),
         owner=keys.owner(token.decode()) if token else None,
+        verified_ms=int(verified or 0),
         groups=[
             GroupStats(name.decode(), consumers, pending, lag, parse_position(at), entries_read)
             for name, consumers, pending, lag, at, entries_read in groups

@@ -14,7 +14,8 @@ from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import format_position, parse_position
 from openstream_runtime.log.errors import answer, unavailable
-from openstream_runtime.log.lane import Lane, pack
+from openstream_runtime.log.lane import Lane
+from openstream_runtime.log.pool import pack
 from openstream_runtime.log.scripts import Command
 from openstream_runtime.ports import TailNews
 

@@ -92,7 +92,6 @@ class Metrics:
         self._released = counter(
             "openstream_consumer_released_total", "Events given back to a group for another delivery.", _TOPIC_GROUP
         )
-
         self._nacked = counter("openstream_nacks_total", "Events that consumers of a group gave back.", _TOPIC_GROUP)
         self._dead_letters = counter(
             "openstream_dead_letters_total", "Events a group gave up on, moved to its dead-letter topic.", _TOPIC_GROUP
@@ -107,6 +106,9 @@ class Metrics:
         )
         self._trimmed = counter(
             "openstream_trimmed_total", "Persisted events trimmed from a partition's stream.", _TOPIC_PARTITION
+        )
+        self._lost_tail = counter(
+            "openstream_lost_tail_events_total", "Appended events lost with a Redis, unpersisted.", _TOPIC_PARTITION
         )
         self._history_dropped = counter(
             "openstream_history_dropped_total", "Time partitions of the history dropped by this node, outlived by all."
@@ -155,7 +157,8 @@ class Metrics:
         for collector in (self._persist_delays, self._delivery_delays, self._sampled, self._node):
             registry.register(collector)
 
-        self._appends = Series(self._events, self._bytes)
+        # A loss is seen as an increase, so its series begins where the first event could be lost.
+        self._appends = Series(self._events, self._bytes, self._lost_tail)
         self._persists = Series(self._persisted, self._quarantined)
         self._trims = Series(self._trimmed)
         self._reads = Series(self._read)
@@ -178,7 +181,7 @@ class Metrics:
     # ----------------------------------------------------------------------------------------------- ports.Meter
 
     def appended(self, topic: str, partition: int, events: int, size: int) -> None:
-        appended, volume = self._appends[topic, partition]
+        appended, volume, _ = self._appends[topic, partition]
         if events > 0 and size >= 0:
             appended.inc(events)
             volume.inc(size)
@@ -237,6 +240,9 @@ class Metrics:
 
     def trimmed(self, topic: str, partition: int, events: int) -> None:
         self._trims.add((topic, partition), events)
+
+    def lost_tail(self, topic: str, partition: int, events: int) -> None:
+        self._appends[topic, partition][2].inc(events)
 
     def history_dropped(self, tables: int) -> None:
         self._history_dropped.inc(tables)

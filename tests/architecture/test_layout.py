@@ -19,7 +19,7 @@ MAY_BE_EMPTY_YET = {"ui", "benchmarks"}
 SOURCE_LINES, TEST_LINES = 320, 700
 #: Longer files, each with its own bound and its reason.
 LONGER: dict[str, tuple[int, str]] = {
-    "openstream_runtime/ports.py": (640, "every protocol the actors see, on one page"),
+    "openstream_runtime/ports.py": (660, "every protocol the actors see, on one page"),
 }
 
 

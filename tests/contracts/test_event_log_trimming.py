@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openstream_runtime.domain.errors import LeaseLost
+from openstream_runtime.domain.errors import LeaseLost, Unavailable
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.ports import Appended, Refusal, Refused
 from support.log_harness import (
@@ -12,6 +12,7 @@ from support.log_harness import (
     append_one,
     appended,
     at,
+    cursor,
     events,
     new_topic,
     owned,
@@ -142,3 +143,52 @@ async def test_stats_of_many_partitions_come_in_the_order_asked(log: Log) -> Non
     stats = await log.events.stats(partitions)
     assert [one.length for one in stats] == [2] + [0] * 599
     assert await log.events.stats([]) == []
+
+
+async def test_who_owns_a_partition_nobody_verified_trims_nothing(log: Log) -> None:
+    topic = new_topic()
+    token = await owned(log, topic)
+    with pytest.raises(Unavailable, match="verified"):
+        await log.events.mark_persisted(at(topic), token, Position(5, 0), count=0, trim_below=Position(5, 1))
+
+
+async def test_the_time_of_a_verification_is_told_and_one_that_changes_nothing_leaves_it(log: Log) -> None:
+    topic = new_topic()
+    [before] = await log.events.stats([at(topic)])
+    await log.events.verify(topic, 0, cursor())
+    [first] = await log.events.stats([at(topic)])
+    [position] = await appended(log, topic, events(1))
+    await log.events.verify(topic, 0, cursor(position))
+    [second] = await log.events.stats([at(topic)])
+    assert before.verified_ms == 0 < first.verified_ms == second.verified_ms
+    # Behind what PostgreSQL has: something was lost.
+    await log.events.verify(topic, 0, cursor(Position(position.ms + 60_000, 0)))
+    [third] = await log.events.stats([at(topic)])
+    assert third.verified_ms >= position.ms >= first.verified_ms - 1
+
+
+async def test_a_cursor_among_ids_that_were_never_given_out_shows_what_another_redis_had(log: Log) -> None:
+    topic = await verified(log)
+    [known] = await appended(log, topic, events(1))
+    assert not (await log.groups.create(topic.name, "g", {0: "0-0"})).unverified
+    # A cursor ahead of Redis: what it stands for was lost. Ids go on far above it.
+    first, late = Position(known.ms + 1_000, 0), Position(known.ms + 2_000, 0)
+    await log.events.verify(topic, 0, cursor(first), floor=Position(known.ms + 60_000, 0))
+    [after] = await appended(log, topic, events(1))
+    assert (await log.events.edges(at(topic))).trimmed == first
+    # A commit that was under way when that happened: it was lost as well, and PostgreSQL has it.
+    await log.events.verify(topic, 0, cursor(late))
+    assert (await log.events.edges(at(topic))).trimmed == late
+    assert [one.position for one in await log.events.read_after(at(topic), ZERO, count=9)] == [after]
+    # What came after that was not lost, and once is enough.
+    await log.events.verify(topic, 0, cursor(after))
+    assert (await log.events.edges(at(topic))).trimmed == late
+
+
+async def test_who_names_a_server_reads_from_no_other(log: Log) -> None:
+    topic = new_topic()
+    server = await log.events.verify(topic, 0, cursor())
+    [position] = await appended(log, topic, events(1))
+    assert [one.position for one in await log.events.read_after(at(topic), ZERO, count=9, server=server)] == [position]
+    with pytest.raises(Unavailable):
+        await log.events.read_after(at(topic), ZERO, count=9, server="another")

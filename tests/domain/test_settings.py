@@ -91,6 +91,8 @@ def test_every_variable_is_tried_by_a_test() -> None:
         ("REDIS_URL", "127.0.0.1:6379"),
         ("REDIS_URL", "http://h"),
         ("REDIS_URL", "postgresql://h"),
+        ("REDIS_URL", "redis+sentinel://h:26379"),
+        ("REDIS_URL", "redis+cluster://h:6379/3"),
         ("DATABASE_URL", "mysql://h/x"),
         ("DATABASE_URL", "host=db"),
         ("OPENSTREAM_PORT", "65536"),
@@ -238,6 +240,11 @@ def test_the_environment_of_the_process_is_not_looked_at(monkeypatch: pytest.Mon
     monkeypatch.setenv("REDIS_URL", "redis://from-the-process")
     assert Settings.from_env(NEEDED).port == 8_000
     assert problems({}) == ["REDIS_URL is not set", "DATABASE_URL is not set", "AUTH_JWT_SECRET is not set"]
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://:p@a:1,b:2/main/0", "redis+cluster://:p@a:1,b:2"])
+def test_redis_may_be_found_by_sentinels_or_be_a_cluster(url: str) -> None:
+    assert Settings.from_env({**NEEDED, "REDIS_URL": url}).redis_url.get_secret_value() == url
 
 
 def test_settings_are_frozen() -> None:

@@ -361,6 +361,9 @@ def test_before_postgres_has_caught_up_its_lag_is_no_loss_but_a_skipped_event_is
     assert "C1 lost" in world.check(persisted=False).broken
 
 
+PAYLOADS = [payload_of(("p0", seq), "k") for seq in range(2)]
+
+
 def test_an_unanswered_read_excuses_only_what_it_can_have_taken() -> None:
     def history(*, lost_read_at: float) -> Report:
         history, rows = History("orders", began=0.0), []
@@ -377,6 +380,23 @@ def test_an_unanswered_read_excuses_only_what_it_can_have_taken() -> None:
     assert not history(lost_read_at=90).violations, "the node may notice late that its client has gone"
     assert history(lost_read_at=103.5).broken == {"C8 order delivered"}, "it began after the later one had arrived"
     assert history(lost_read_at=10).broken == {"C8 order delivered"}, "it was gone long before the event was sent"
+
+
+def test_what_a_failover_made_redis_forget_may_come_again_as_if_new_and_nothing_else_may() -> None:
+    def history(*first: int) -> History:
+        history = History("orders", began=0.0)
+        for seq in range(2):
+            history.sent["p0", seq] = Sent("k", digest_of(PAYLOADS[seq]), 100.0, Outcome.OK, 100.5, 0, (1, seq))
+        for at, seqs in ((101, first), (103, [1]), (105, [0])):
+            items = [Delivered(seen(0, (1, seq), "k", PAYLOADS[seq]), 1) for seq in seqs]
+            history.saw(Read("g", "c0", at, at + 1, ok=True, items=items))
+        return history
+
+    rows = [Row(0, seen(0, (1, seq), "k", PAYLOADS[seq])) for seq in range(2)]
+    again, late = history(0), history()
+    assert check(again, {}, {0: rows}, groups=["g"]).broken == {"C8 order delivered"}
+    assert not check(again, {}, {0: rows}, groups=["g"], redis_lost_acks=True).violations
+    assert check(late, {}, {0: rows}, groups=["g"], redis_lost_acks=True).broken == {"C8 order delivered"}
 
 
 def test_a_report_can_be_read() -> None:

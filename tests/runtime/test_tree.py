@@ -22,7 +22,7 @@ from support.tree_node import TreeNode, living
 pytestmark = pytest.mark.anyio
 NAMES = [
     "metrics", "membership", "catalog", "tailer", "store-writer", "partitions", "assigner", "janitor", "checkpointer",
-    "replayer", "ingestion", "confirmer", "groups", "broadcaster", "http",
+    "replayer", "ingestion", "confirmer", "auditor", "groups", "broadcaster", "http",
 ]  # fmt: skip
 
 

@@ -152,6 +152,9 @@ class Recorder:
     def trimmed(self, topic: str, partition: int, events: int) -> None:
         self.calls.append(("trimmed", (topic, partition, events)))
 
+    def lost_tail(self, topic: str, partition: int, events: int) -> None:
+        self.calls.append(("lost_tail", (topic, partition, events)))
+
     def history_dropped(self, tables: int) -> None:
         self.calls.append(("history_dropped", (tables,)))
 

@@ -82,8 +82,9 @@ def check(
 
     `groups`: those that were there before the first event, at `0-0`, and were drained. `persisted`: PostgreSQL has
     caught up, so it must hold everything. `calm`: no fault happened, so C9 holds. `redis_lost_acks`: a failover of
-    Redis may have forgotten acknowledgements, so C10 does not. `orphan_s`: how long after its client has gone a read
-    may still have taken events (they come back to the group, later than their successors).
+    Redis may have forgotten acknowledgements and deliveries, so C10 does not hold and what comes once more may come
+    as if for the first time. `orphan_s`: how long after its client has gone a read may still have taken events (they
+    come back to the group, later than their successors).
     """
     run = _Run(history, redis_dump, pg_dump)
     run.lost(persisted=persisted)
@@ -96,7 +97,7 @@ def check(
     run.holes()
     for group in groups:
         run.group_lost(group)
-        run.order_delivered(group, orphan_s)
+        run.order_delivered(group, orphan_s, forgetful=redis_lost_acks)
         if calm:
             run.delivered_again(group)
         if not redis_lost_acks:
@@ -252,13 +253,15 @@ class _Run:
             if ev not in delivered and (ev in self.stored or sent.outcome is Outcome.OK):
                 self._add("C2 group lost", f"{_show(ev, sent)} never reached {group}")
 
-    def order_delivered(self, group: str, orphan_s: float) -> None:
+    def order_delivered(self, group: str, orphan_s: float, *, forgetful: bool = False) -> None:
         """First-hand deliveries ascend in each partition: inside an answer, and from a read to any that began after it.
 
         Redis' last-delivered id only grows, so a lower id that comes first-hand after a higher one had been handed out
         before, to a read whose answer never arrived. Such a read must be in the history: unanswered, begun before the
-        higher id arrived, and not long gone when the event was sent.
+        higher id arrived, and not long gone when the event was sent. `forgetful`: Redis was taken back to where it was
+        earlier, so what had arrived may come again as if for the first time.
         """
+        had: set[tuple[int, Id]] = set()
         reads = [read for read in self.history.reads if read.group == group]
         unanswered = [read for read in reads if not read.ok]
         by_end = iter(sorted(reads, key=lambda read: read.ended))
@@ -267,6 +270,7 @@ class _Run:
         lowest_count: dict[tuple[int, Id], int] = {}
         for read in sorted(reads, key=lambda read: read.invoked):
             while earlier is not None and earlier.ended < read.invoked:
+                had.update((item.seen.partition, item.seen.id) for item in earlier.items)
                 for item in _first_hand(earlier):
                     known = highest.get(item.seen.partition)
                     if known is None or item.seen.id > known[0]:
@@ -275,6 +279,8 @@ class _Run:
             inside: dict[int, Id] = {}
             for item in _first_hand(read):
                 partition, at = item.seen.partition, item.seen.id
+                if forgetful and (partition, at) in had:
+                    continue
                 before, arrived = max(
                     highest.get(partition, ((-1, -1), 0.0)), (inside.get(partition, (-1, -1)), read.ended)
                 )

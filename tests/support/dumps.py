@@ -35,6 +35,15 @@ def dump_redis(url: str, topic: str, partitions: int) -> RedisDump:
         client.close()
 
 
+def dump_partition(url: str, topic: str, partition: int) -> Sequence[Seen]:
+    """XRANGE over one stream, at the server that has it."""
+    client = redis.Redis.from_url(url, protocol=2)
+    try:
+        return _stream(client, topic, partition)
+    finally:
+        client.close()
+
+
 def dump_postgres(url: str, topic: str) -> PgDump:
     """`select … from openstream.events`, through a cursor on the server."""
     rows: dict[int, list[Row]] = {}

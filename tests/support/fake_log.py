@@ -56,6 +56,10 @@ class FakeEvents:
         self._redis = redis
         self._memory = memory
 
+    @property
+    def sharded(self) -> bool:
+        return self._redis.sharded
+
     async def append(self, batches: Sequence[AppendBatch], *, replicas: int | None = None) -> list[AppendOutcome]:
         try:
             return await self._redis.write("append", lambda: [self._append(batch, replicas) for batch in batches])
@@ -100,8 +104,14 @@ class FakeEvents:
         redis.tell()
         return kept
 
-    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> None:
-        def do() -> None:
+    async def is_replicated(self, partitions: Sequence[TopicPartition], replicas: int) -> bool:
+        """False also where the answer is lost: nothing is known then."""
+        if not self._redis.unavailable:
+            self._redis.asked_of_replicas += [*partitions]
+        return not self._redis.unavailable and self._redis.replicas >= replicas
+
+    async def verify(self, topic: Topic, partition: int, cursor: Cursor, *, floor: Position = ZERO) -> str:
+        def do() -> str:
             at = TopicPartition(topic.name, partition)
             lost = False
             old, low = self._redis.meta.get(at), ZERO
@@ -113,7 +123,8 @@ class FakeEvents:
                 old, low = None, max(cursor.position, gone.last if gone else ZERO)
             was_there = at in self._redis.streams
             stream = self._redis.stream(at)
-            if max(stream.last, low) < cursor.position:  # it came back empty, or behind
+            in_gap = old is not None and old.gap[0] < cursor.position < old.gap[1]
+            if max(stream.last, low) < cursor.position or in_gap:  # it came back empty, or behind
                 stream.leave_to_store(cursor.position, counted=False)
                 low, lost = max(cursor.position, floor), True
             elif old is None and cursor.position > ZERO:
@@ -123,17 +134,27 @@ class FakeEvents:
                 stream.leave_to_store(trimmed, counted=False)
             if old is not None and (old.run_id != self._redis.run_id or not was_there):
                 low = max(low, floor)
+            gap = old.gap if old is not None else (ZERO, ZERO)
+            if stream.last < low:
+                gap = (max(stream.last, cursor.position), low)
+            elif in_gap:
+                gap = (cursor.position, gap[1])
             stream.last = max(stream.last, low)
             if old is None or old.pid < cursor.position:
                 waiting = len(stream.after(cursor.position))
                 n = max(old.n if old else 0, waiting)
-                old = FakeMeta(topic.id, 0, 0, n, n - waiting, cursor.position)
+                verified_ms = old.verified_ms if old else 0
+                old = FakeMeta(topic.id, old.run_id if old else 0, 0, n, n - waiting, cursor.position, verified_ms)
+            old.gap = gap
+            if lost or not was_there or old.run_id != self._redis.run_id:
+                old.verified_ms = self._redis.now_ms()
             old.run_id, old.generation = self._redis.run_id, cursor.generation
             self._redis.meta[at] = old
             if lost:
                 self._redis.remembered(at).lost_ms = self._redis.now_ms() + 1
+            return str(self._redis.run_id)
 
-        await self._redis.write("verify", do)
+        return await self._redis.write("verify", do)
 
     async def read_after(
         self,
@@ -143,8 +164,11 @@ class FakeEvents:
         upto: Position | None = None,
         count: int,
         max_bytes: int = 8 << 20,
+        server: str | None = None,
     ) -> list[StoredEvent]:
         def do() -> list[StoredEvent]:
+            if server not in (None, str(self._redis.run_id)):
+                raise Unavailable("another server answers", backend="redis")
             found, size = [], 0
             stream = self._redis.streams.get(at)
             for event in stream.after(after)[:count] if stream else ():
@@ -181,7 +205,9 @@ class FakeEvents:
             if self._redis.holder(at) != token:
                 raise LeaseLost(topic=at.topic, partition=at.partition)
             stream, meta = self._redis.streams.get(at), self._redis.meta.get(at)
-            if meta is not None and stream is not None:
+            if meta is None or meta.run_id != self._redis.run_id:
+                raise Unavailable("nobody has verified it on this server", backend="redis")
+            if stream is not None:
                 if meta.pid < cursor:
                     meta.pid = cursor
                     meta.pn = min(meta.n, meta.pn + (count or 0))
@@ -225,6 +251,7 @@ class FakeEvents:
             owner=token.partition(":")[0] if token else None,
             groups=groups,
             persisted_count=meta.pn if meta else 0,
+            verified_ms=meta.verified_ms if meta else 0,
         )
 
     async def memory(self) -> Mapping[str, int]:

@@ -107,12 +107,19 @@ class FakeMeta:
     n: int
     pn: int
     pid: Position
+    verified_ms: int = 0
+    #: The last ids between which none was given out.
+    gap: tuple[Position, Position] = (ZERO, ZERO)
 
 
 class FakeRedis:
     """State by partition. The clock is anyio's, so leases and idle times follow trio's autojump clock."""
 
     def __init__(self) -> None:
+        #: Whether it says that partitions are on several servers.
+        self.sharded = False
+        #: The partitions whose replicas were asked for.
+        self.asked_of_replicas: list[TopicPartition] = []
         self.streams: dict[TopicPartition, FakeStream] = {}
         self.meta: dict[TopicPartition, FakeMeta] = {}
         self.leases: dict[TopicPartition, tuple[str, int]] = {}

@@ -1,10 +1,10 @@
 -- KEYS stream, meta, lease, what names of side streams begin with. ARGV what names of our consumers begin with.
--- Answers length, last id, n, pn, pid, lease token, and for each group name, consumers, pending, lag, last id, read.
+-- Answers length, last id, n, pn, pid, lease token, when it was verified anew, and for each group name, consumers, pending, lag, last id, read.
 local stream = KEYS[1]
-local meta = redis.call('HMGET', KEYS[2], 'n', 'pn', 'pid')
+local meta = redis.call('HMGET', KEYS[2], 'n', 'pn', 'pid', 'vt')
 local token = redis.call('GET', KEYS[3])
 -- No stream, or no longer one: one partition's trouble must not hide what the others look like.
-if redis.call('TYPE', stream).ok ~= 'stream' then return { 0, '0-0', meta[1], meta[2], meta[3], token, {} } end
+if redis.call('TYPE', stream).ok ~= 'stream' then return { 0, '0-0', meta[1], meta[2], meta[3], token, meta[4], {} } end
 
 local entry, last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1], nil
 if entry then
@@ -44,4 +44,4 @@ for i, raw in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   end
   groups[i] = { name, consumers, pending, lag, cold[1] or group['last-delivered-id'], group['entries-read'] or false }
 end
-return { length, last, meta[1], meta[2], meta[3], token, groups }
+return { length, last, meta[1], meta[2], meta[3], token, meta[4], groups }

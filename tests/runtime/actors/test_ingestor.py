@@ -102,9 +102,10 @@ async def test_a_partition_that_stays_unverified_is_refused_after_one_more_try(r
     topic, mailbox = await rig.topic(), box()
     real = rig.world.log.verify
 
-    async def forgets(*arguments: Any, **more: Any) -> None:
-        await real(*arguments, **more)
+    async def forgets(*arguments: Any, **more: Any) -> str:
+        server = await real(*arguments, **more)
         rig.redis.flush()
+        return server
 
     rig.log.events.verify = forgets  # type: ignore[method-assign]
     async with running(Ingestor(rig.world, mailbox)):
@@ -208,9 +209,10 @@ async def test_a_lost_answer_after_verifying_is_unknown_too(rig: Rig) -> None:
     topic, mailbox = await rig.topic(partitions=2), box()
     real = rig.world.log.verify
 
-    async def then_lose(*arguments: Any, **more: Any) -> None:
-        await real(*arguments, **more)
+    async def then_lose(*arguments: Any, **more: Any) -> str:
+        server = await real(*arguments, **more)
         rig.redis.lose_answer("append", kept=True)
+        return server
 
     rig.log.events.verify = then_lose  # type: ignore[method-assign]
     async with running(Ingestor(rig.world, mailbox)):

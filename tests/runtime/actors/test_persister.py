@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from openstream_runtime.domain.positions import TopicPartition
+from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.ports import AppendBatch, Appended
 from support.actors import Rig, event, eventually, make_world, settle
@@ -54,6 +54,33 @@ async def test_an_event_is_persisted_when_it_comes_and_not_at_the_next_look(rig:
         for number in range(5):
             await rig.append(topic, number)
             await eventually(lambda number=number: len(rig.stored(topic)) == number + 1, within=0.2)  # type: ignore[misc]
+
+
+async def test_a_commit_that_was_under_way_when_redis_failed_over_leaves_its_events_to_no_group_unread(
+    rig: Rig,
+) -> None:
+    topic, other = await rig.topic(), rig.node("b")
+    await rig.append(topic, 0)
+    await rig.world.groups.create("orders", "g", {0: "0-0"})
+    async with one_persister(rig, topic):
+        await eventually(lambda: rig.stored(topic) == ["0"])
+        committing = rig.store.trouble.hold_writes()
+        await rig.append(topic, 1, 2, 3)
+        await pass_time(1)  # they were read from the primary that dies now, with them
+        rig.redis.lose_tail(AT, 3)
+        cursor = await other.store.events.cursor(topic.id, 0)
+        assert cursor is not None
+        # Another node's producer comes first: by the cursor as it is now nothing is missing.
+        await other.world.log.verify(topic, 0, cursor, floor=Position(rig.redis.now_ms() + 5_000, 0))
+        batch = AppendBatch(topic, 0, [event(4)], 10**9, 10**9)
+        assert isinstance((await other.world.log.append([batch]))[0], Appended)
+        committing.set()
+        await eventually(lambda: rig.stored(topic) == ["0", "1", "2", "3", "4"])
+        [*_, last_of_the_lost, _] = [one.position for _, one in rig.store.rows(topic.id, 0)]
+        assert (await rig.world.log.edges(AT)).trimmed >= last_of_the_lost
+        read = await rig.world.groups.read("orders", "g", "c", [0], count=9)
+        assert read.cold is not None, "the group goes on in PostgreSQL, which has them"
+        assert read.cold.after < last_of_the_lost <= read.cold.upto
 
 
 async def test_no_event_waits_longer_than_about_a_second_when_nobody_is_woken(rig: Rig) -> None:

@@ -110,8 +110,8 @@ async def test_every_pair_of_outcomes_is_the_right_answer(rig: Rig, kinds: tuple
             assert produced.results == [(0, (5, 0)), (1, (5, 0)), (0, (5, 1))]
 
 
-async def _does_nothing(*_: Any, **__: Any) -> None:
-    return None
+async def _does_nothing(*_: Any, **__: Any) -> str:
+    return "a server"
 
 
 def _check_error(error: OpenStreamError, kinds: tuple[str, str]) -> None:

@@ -218,6 +218,20 @@ async def test_replicas_are_waited_for_by_a_repetition_as_well() -> None:
     assert retained(rig) == all_of(3)
 
 
+async def test_on_several_servers_the_replicas_of_every_partition_are_waited_for_also_when_it_was_kept_before() -> None:
+    rig = make_world(ack_replicas=1)
+    rig.redis.sharded, rig.redis.replicas = True, 1
+    async with open_desk(rig) as desk:
+        for turn in range(2):
+            done = await send(desk, at(0), some(20), Ack.REPLICATED)
+            assert len(done.duplicates) == 20 * turn
+            asked, rig.redis.asked_of_replicas = {place.partition for place in rig.redis.asked_of_replicas}, []
+            assert asked >= {number for number, _ in done.results}
+        rig.redis.replicas = 0
+        with pytest.raises(PartlyDone, match="replicas"):
+            await send(desk, at(0), some(20), Ack.REPLICATED)
+
+
 async def test_a_refusal_for_want_of_room_says_that_repeating_is_safe(rig: Rig) -> None:
     async with open_desk(rig) as desk:
         await send(desk, at(0), some(3))
