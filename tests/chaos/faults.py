@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from anyio import create_task_group, fail_after, open_process, sleep
+from anyio import create_task_group, current_time, fail_after, open_process, sleep
 
 from chaos.stage import GROUPS, IDLE_S, LEASE_S, PARTITIONS, TESTS, TOPIC, Fault, Stage
 from support.partitions import holders, redis_client, stream, wait_for
@@ -29,10 +29,12 @@ async def nothing(_: Stage) -> None:
 
 
 async def nodes_are_killed(stage: Stage) -> None:
-    for _ in range(2):
+    for last in (False, True):
         number = stage.a_node()
         await stage.blocking(stage.cluster.kill, number)
         stage.note(f"node {number} killed")
+        if last:
+            stage.over()  # nobody helps: the others have to take over
         await sleep(stage.chance.uniform(1, 2.5))
         stage.cluster.start(number)
         await stage.blocking(stage.cluster.wait_ready, number)
@@ -45,12 +47,18 @@ async def a_node_sleeps_through_its_lease(stage: Stage) -> None:
     await sleep(2 * LEASE_S + 1)
     stage.cluster.resume(number)
     stage.note(f"node {number} goes on")
+    stage.over()
     client = await stage.blocking(stage.client, number)
 
-    def found_out() -> bool:
+    def noticed() -> bool:
         return sum(client.metric("openstream_lease_changes_total", change=one) for one in ("lost", "fenced")) > 0
 
-    await stage.blocking(lambda: wait_for(found_out, "it finds that its partitions are no longer its own", 15))
+    deadline = current_time() + 10
+    while not await stage.blocking(noticed):
+        if current_time() > deadline:
+            stage.missing.append("the node that slept was never told that its partitions are no longer its own")
+            return
+        await sleep(0.1)
 
 
 async def nodes_are_replaced_one_by_one(stage: Stage) -> None:
@@ -97,6 +105,7 @@ async def the_clock_of_redis_goes_back(stage: Stage) -> None:
                 ms, _, seq = info["last-generated-id"].decode().partition("-")
                 client.eval("return redis.call('XSETID', KEYS[1], ARGV[1])", 1, name, f"{int(ms) + 3_600_000}-{seq}")
     stage.note("ids are an hour ahead of the clock")
+    stage.over()
     await sleep(3)
 
 
@@ -119,6 +128,7 @@ async def clients_are_killed(stage: Stage) -> None:
             process.kill()
         stage.journals.append(path)
         stage.note(f"client {number} killed in the middle of its work")
+    stage.over()
     await sleep(IDLE_S)
 
 
@@ -132,6 +142,7 @@ async def redis_is_killed(stage: Stage) -> None:
         await sleep(1)
         await stage.blocking(stage.servers.valkey.start)
         stage.note("Redis started")
+        stage.over()
         await sleep(1.5)
 
 
@@ -146,6 +157,7 @@ async def redis_is_emptied(stage: Stage) -> None:
     with redis_client(stage.servers.redis_url) as client:
         client.flushall()
     stage.note("Redis emptied")
+    stage.over()
     await sleep(2)
 
 
@@ -156,6 +168,7 @@ async def redis_refuses_writes(stage: Stage) -> None:
             stage.note(f"Redis has {name} {value}")
             await sleep(2.5)
             client.config_set(name, back)
+        stage.over()
         await sleep(1)
 
 
@@ -169,6 +182,7 @@ async def postgresql_is_killed(stage: Stage) -> None:
         await sleep(1)
         await stage.blocking(stage.servers.postgres.start)
         stage.note("PostgreSQL started")
+        stage.over()
         await sleep(1)
 
 
@@ -327,3 +341,4 @@ async def faults_overlap(stage: Stage) -> None:
     async with create_task_group() as tasks:
         for room in rooms:
             tasks.start_soon(visit, room)
+    stage.over()

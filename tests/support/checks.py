@@ -357,9 +357,14 @@ class _Run:
     # -------------------------------------------------------------------------------- what other witnesses have seen
 
     def trimmed_early(self, evidence: Evidence) -> None:
-        known = {partition: sorted(copies) for partition, copies in self.log.items()}
+        known = {partition: set(copies) for partition, copies in self.log.items()}
+        for ev in self.history.with_outcome(Outcome.OK):
+            sent = self.sent[ev]
+            if sent.partition is not None and sent.id is not None:
+                known.setdefault(sent.partition, set()).add(sent.id)  # wherever it is now
+        in_order = {partition: sorted(ids) for partition, ids in known.items()}
         for look in evidence.looks:
-            ids = known.get(look.partition, [])
+            ids = in_order.get(look.partition, [])
             gone = bisect_left(ids, look.first)
             persisted = evidence.persisted_at(look.partition, look.at)
             if gone and ids[gone - 1] > persisted:
