@@ -117,6 +117,18 @@ def trim_by_length() -> None:
     _patch(scripts, "APPEND", capped)
 
 
+def positions_not_lifted() -> None:
+    """A Redis that lost its streams gives ids by its clock, wherever PostgreSQL stands."""
+    lift = b"if before(last_generated(), floor) then redis.call('XSETID', stream, floor) end"
+    _patch(scripts, "VERIFY", _rewrite(scripts.VERIFY, lift, b""))
+
+
+def handed_out_and_forgotten() -> None:
+    """What is read is not pending with anybody (XREADGROUP NOACK), so what is lost on its way is lost."""
+    forgetful = _rewrite(scripts.GROUP_READ, b"consumer, 'COUNT', wish,", b"consumer, 'COUNT', wish, 'NOACK',")
+    _patch(scripts, "GROUP_READ", forgetful)
+
+
 def ack_ignored() -> None:
     """An acknowledgement is answered and not kept."""
 
@@ -178,6 +190,10 @@ DEFECTS = {
     "unknown called refused": Defect(unknown_called_refused, "links to redis cut", frozenset({"C5 duplicate"})),
     "trim by length": Defect(
         trim_by_length, "postgresql away", frozenset({"C1 lost", "C11 hole", "C11 trimmed early"})
+    ),
+    "positions not lifted": Defect(positions_not_lifted, "redis emptied, an hour behind", frozenset({"C13 liveness"})),
+    "handed out and forgotten": Defect(
+        handed_out_and_forgotten, "links to redis stall one way", frozenset({"C2 group lost"})
     ),
     "ack ignored": Defect(ack_ignored, "none", frozenset({"C10 ack ignored"})),
     "parallel retry": Defect(parallel_retry, "none", frozenset({"C7 order stored"})),

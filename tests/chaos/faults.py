@@ -96,7 +96,19 @@ async def the_clock_of_a_node_jumps(stage: Stage) -> None:
 
 
 async def the_clock_of_redis_goes_back(stage: Stage) -> None:
-    """As good as that: the last ids are of an hour from now."""
+    _lift_ids_by_an_hour(stage)
+    stage.over()
+    await sleep(3)
+
+
+async def redis_comes_back_empty_and_an_hour_behind(stage: Stage) -> None:
+    _lift_ids_by_an_hour(stage)
+    await sleep(1.5)
+    await redis_is_emptied(stage)
+
+
+def _lift_ids_by_an_hour(stage: Stage) -> None:
+    """As good as a clock that has gone back: the last ids are of an hour from now."""
     with redis_client(stage.servers.redis_url) as client:
         for partition in range(PARTITIONS):
             name = stream(TOPIC, partition)
@@ -105,8 +117,6 @@ async def the_clock_of_redis_goes_back(stage: Stage) -> None:
                 ms, _, seq = info["last-generated-id"].decode().partition("-")
                 client.eval("return redis.call('XSETID', KEYS[1], ARGV[1])", 1, name, f"{int(ms) + 3_600_000}-{seq}")
     stage.note("ids are an hour ahead of the clock")
-    stage.over()
-    await sleep(3)
 
 
 # -------------------------------------------------------------------------------------------------------- clients

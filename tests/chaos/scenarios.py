@@ -20,6 +20,9 @@ SCENARIOS = [
     Scenario("redis stands still", faults.redis_stands_still, unknowns=True),
     Scenario("redis refuses writes", faults.redis_refuses_writes, unknowns=False),
     Scenario("redis emptied", faults.redis_is_emptied, ack="persisted", emptied=True),
+    Scenario(
+        "redis emptied, an hour behind", faults.redis_comes_back_empty_and_an_hour_behind, ack="persisted", emptied=True
+    ),
     Scenario("clock of redis goes back", faults.the_clock_of_redis_goes_back, unknowns=False),
     Scenario("postgresql killed", faults.postgresql_is_killed, unknowns=False),
     Scenario("postgresql stands still", faults.postgresql_stands_still, unknowns=False),

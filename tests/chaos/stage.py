@@ -148,6 +148,8 @@ class Played:
             found.append("no outcome was unknown: the fault did nothing")
         if self.scenario.unknowns is False and unknown:
             found.append(f"{unknown} outcomes are unknown")
+        if refused := self.report.figures["fail"]:
+            found.append(f"{refused} events were refused to the last")
         if not self.drained:
             found.append("not everything came to every group in time")
         return found

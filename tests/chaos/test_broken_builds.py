@@ -14,7 +14,7 @@ from chaos.stage import play
 pytestmark = [pytest.mark.anyio, pytest.mark.chaos, pytest.mark.timeout(240)]
 
 #: Much of what is broken never comes to rest.
-DEADLINE_S, SETTLED_S = 25.0, 5.0
+DEADLINE_S, SETTLED_S = 22.0, 5.0
 
 
 @pytest.mark.parametrize("name", DEFECTS, ids=lambda name: name.replace(" ", "-"))
