@@ -48,7 +48,6 @@ async def verify_all(world: World, topic: Topic, partitions: Iterable[int]) -> N
 
 
 def floor_of(world: World, at: TopicPartition) -> Position:
-    """Above every id that readers may know of a partition, as far as this node can tell."""
-    now = Position(world.clock.now_ms(), 0)
-    sampled = world.board.sample.streams.get(at)
-    return now if sampled is None else max(now, sampled.last)
+    """Above every id that readers may know of a partition, as far as this node can tell: Redis' clock may be ahead of
+    ours, and its ids of its clock."""
+    return max(Position(world.clock.now_ms(), 0), world.board.heights.above(at, world.clock.monotonic()))
