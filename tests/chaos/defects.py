@@ -22,7 +22,16 @@ from openstream_runtime.log import scripts
 from openstream_runtime.log.groups import RedisGroups
 from openstream_runtime.log.scripts import Script
 from openstream_runtime.log.streams import RedisEvents
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, PersistBatch, Refusal, Refused, Unknown
+from openstream_runtime.ports import (
+    AppendBatch,
+    Appended,
+    AppendOutcome,
+    GroupRead,
+    PersistBatch,
+    Refusal,
+    Refused,
+    Unknown,
+)
 from openstream_runtime.store import fence
 from openstream_runtime.store.fence import Key, Move, Verdict
 from openstream_runtime.telemetry.metrics import Metrics
@@ -124,9 +133,16 @@ def positions_not_lifted() -> None:
 
 
 def handed_out_and_forgotten() -> None:
-    """What is read is not pending with anybody (XREADGROUP NOACK), so what is lost on its way is lost."""
+    """What is read is pending with nobody (XREADGROUP NOACK), so what is lost on its way is lost: the last of many."""
     forgetful = _rewrite(scripts.GROUP_READ, b"consumer, 'COUNT', wish,", b"consumer, 'COUNT', wish, 'NOACK',")
     _patch(scripts, "GROUP_READ", forgetful)
+    whole = RedisGroups._hand_out
+
+    async def hand_out(self: RedisGroups, *arguments: Any) -> GroupRead:
+        found = await whole(self, *arguments)
+        return replace(found, deliveries=found.deliveries[:-1]) if len(found.deliveries) > 1 else found
+
+    _patch(RedisGroups, "_hand_out", hand_out)
 
 
 def ack_ignored() -> None:
@@ -193,7 +209,7 @@ DEFECTS = {
     ),
     "positions not lifted": Defect(positions_not_lifted, "redis emptied, an hour behind", frozenset({"C13 liveness"})),
     "handed out and forgotten": Defect(
-        handed_out_and_forgotten, "links to redis stall one way", frozenset({"C2 group lost"})
+        handed_out_and_forgotten, "none", frozenset({"C2 group lost", "C9 delivered again"})
     ),
     "ack ignored": Defect(ack_ignored, "none", frozenset({"C10 ack ignored"})),
     "parallel retry": Defect(parallel_retry, "none", frozenset({"C7 order stored"})),
