@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run dashboard ui ui-test browser test lint format types imports kernel unit chaos fuzz ops-check lock clean
+.PHONY: help setup run dashboard ui ui-test browser test lint format types imports kernel unit chaos chaos-long fuzz ops-check lock clean
 
 UI       := http/openstream_http/static/ui/index.html
 UI_FILES := $(shell find ui -name node_modules -prune -o -path ui/browser/out -prune -o -type f -print 2>/dev/null)
@@ -74,8 +74,11 @@ kernel: setup ## the kernel's tests, on asyncio and trio; every branch must be c
 unit: setup ## every other test, by four workers: most of them wait (ARGS="-k name" narrows them, ARGS="-n 0" takes one process)
 	$(BIN)/python -m pytest -m "not chaos and not ops" --ignore tests/supervisors -n 4 --dist worksteal $(ARGS)
 
-chaos: setup ## the longer tests of what happens when something breaks
-	$(BIN)/python -m pytest -m chaos $(ARGS)
+chaos: setup ## every fault once, under load, and broken builds that must turn red; a table at the end (ARGS="-k redis")
+	$(BIN)/python -m pytest tests/chaos -m "chaos and not long" -v --capture=no $(ARGS)
+
+chaos-long: setup ## the same with three seeds and faults that overlap, and every other long test (2 GB, a million events)
+	$(BIN)/python -m pytest -m chaos -v --capture=no $(ARGS)
 
 fuzz: setup ## a minute of a coverage-guided fuzzer on the parsers of envelopes and ids (SECONDS=600 for ten)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement tests/fuzz/requirements.txt

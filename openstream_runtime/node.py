@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -17,16 +18,16 @@ from anyio import to_thread
 from anyio.abc import TaskStatus
 
 from openstream_runtime.actors.board import Board, Sample
-from openstream_runtime.actors.pacing import Retry
 from openstream_runtime.actors.store_writer import store_mailbox
 from openstream_runtime.actors.world import Limits, World
-from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
+from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.producers import Memory
 from openstream_runtime.export import Export
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.produce import ingest_pool
 from openstream_runtime.log import open_log
+from openstream_runtime.patience import insist
 from openstream_runtime.ports import Meter, NodeInfo
 from openstream_runtime.redis_url import read_url
 from openstream_runtime.reports import cluster_sample, state_of
@@ -116,12 +117,22 @@ async def _serve(settings: Settings, front: Front, stopping: Stopping, otlp: Otl
     patience = settings.startup_ms / 1000
     if not await insist("PostgreSQL", lambda: migrate(url), patience, stopping.event):
         return
-    async with (
-        open_log(settings.redis_url.get_secret_value(), memory=memory_of(settings)) as log,
-        open_store(url, application_name=f"openstream {settings.node_id}") as store,
-    ):
+    async with AsyncExitStack() as opened:
+        log = await opened.enter_async_context(
+            open_log(settings.redis_url.get_secret_value(), memory=memory_of(settings))
+        )
+        stores: list[Store] = []
+
+        async def connect() -> None:
+            name = f"openstream {settings.node_id}"
+            stores.append(await opened.enter_async_context(open_store(url, application_name=name)))
+
+        # It may go away again at any moment between these: each waits for itself.
+        if not await insist("PostgreSQL", connect, patience, stopping.event):
+            return
         if not await insist("Redis", log.events.ping, patience, stopping.event):
             return
+        [store] = stores
         clock = SystemClock()
         metrics = Metrics(version=VERSION, monotonic=clock.monotonic)
         if otlp is not None:
@@ -196,44 +207,6 @@ async def _live(world: World, store: Store, metrics: Metrics, front: Front, stop
         tell(event)
 
     await run(tree, name=ROOT, stop=stopping.event, observer=observe)
-
-
-async def insist(name: str, attempt: Callable[[], Awaitable[object]], patience: float, stop: anyio.Event) -> bool:
-    """Try until a backend answers: it may come up after us. False when asked to stop; Unavailable at the end."""
-    retry = Retry(first=0.2, most=3.0)
-    began = time.monotonic()
-    while not stop.is_set():
-        try:
-            await unless(stop, attempt)
-        except (Unavailable, OutcomeUnknown) as error:
-            waited = time.monotonic() - began
-            if waited > patience:
-                raise Unavailable(f"{name} did not answer within {patience:.0f} s: {error}") from error
-            _log.warning(f"waiting for {name}", error=str(error), waited_s=round(waited, 1), patience_s=patience)
-            with anyio.move_on_after(retry.delay()):
-                await stop.wait()
-        else:
-            return not stop.is_set()
-    return False
-
-
-async def unless(stop: anyio.Event, attempt: Callable[[], Awaitable[object]]) -> None:
-    """Attempt something, and let go of it when asked to stop: a backend that does not answer must not keep us."""
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-
-        async def give_up() -> None:
-            await stop.wait()
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(give_up)
-        try:
-            await attempt()
-        except Exception as error:
-            failure = error  # out of the group, so that it stays bare
-        tasks.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
 
 
 class Stopping:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import anyio
 
+from openstream_runtime.domain.heights import Heights
 from openstream_runtime.domain.positions import Cursor, TopicPartition
 from openstream_runtime.domain.topics import Group, Topic
 from openstream_runtime.ports import NodeInfo, StreamStats
@@ -79,6 +80,8 @@ class Board:
         self.topics: Mapping[str, Topic] = {}
         self.groups: Mapping[tuple[str, str], Group] = {}
         self.sample = Sample(taken_at=0.0)
+        #: Written by the metrics actor and the ingestors.
+        self.heights = Heights()
         self.redis = Health()
         self.postgres = Health()
         #: Epochs under which this node persists, by partition. Written by the persisters.

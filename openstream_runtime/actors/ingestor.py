@@ -18,7 +18,7 @@ from openstream_runtime.actors.verifying import AT_ONCE, verify
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import NotFound, OpenStreamError
 from openstream_runtime.domain.events import NewEvent
-from openstream_runtime.domain.positions import TopicPartition
+from openstream_runtime.domain.positions import ZERO, TopicPartition
 from openstream_runtime.domain.producers import Admission, Once, Turn
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.domain.tracing import TraceContext
@@ -162,6 +162,8 @@ class Ingestor:
         for key, outcome in outcomes.items():
             if isinstance(outcome, Appended):
                 self._count(batches[key], outcome)
+                at = TopicPartition(batches[key].topic.name, key[1])
+                self._world.board.heights.saw(at, max(outcome.positions, default=ZERO), began)
         return [
             {partition: _part(outcomes[key], start, end) for partition, (key, start, end) in place.items()}
             for place in places

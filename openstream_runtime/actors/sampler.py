@@ -94,8 +94,11 @@ class Sampler:
 
     async def look(self) -> None:
         """Take one sample and publish it."""
-        partitions = self._board.live_partitions()
+        partitions, began = self._board.live_partitions(), self._clock.monotonic()
         streams = dict(zip(partitions, await self._log.stats(partitions), strict=True))
+        self._board.heights.keep_only(streams)
+        for at, stats in streams.items():
+            self._board.heights.saw(at, stats.last, began)
         memory = await self._log.memory()
         now = self._clock.monotonic()
         last = self._board.sample

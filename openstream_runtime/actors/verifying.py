@@ -8,7 +8,7 @@ import anyio
 
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
-from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
+from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 
 #: Nodes look for the primary every second, and Sentinels cut off who is with an old one: nobody is for longer.
@@ -50,7 +50,7 @@ async def verify_all(world: World, topic: Topic, partitions: Iterable[int]) -> N
 
 def floor_of(world: World, at: TopicPartition) -> Position:
     """Above every id that readers may know of a partition, as far as this node can tell, and that somebody may still be
-    told by a primary that was replaced and lives: the ids of two servers must not meet."""
-    now = Position(world.clock.now_ms() + APART_MS, 0)
-    sampled = world.board.sample.streams.get(at)
-    return max(now, world.acknowledged.highest(at), ZERO if sampled is None else sampled.last)
+    told by a primary that was replaced and lives: the ids of two servers must not meet. Redis' clock may be ahead of
+    ours, and its ids of its clock."""
+    soon = Position(world.clock.now_ms() + APART_MS, 0)
+    return max(soon, world.board.heights.above(at, world.clock.monotonic()))

@@ -41,7 +41,6 @@ class Tail:
         self.runs: deque[Run] = deque()
         #: Those that Redis may have lost.
         self.doubtful: deque[Run] = deque()
-        self.highest = ZERO
         self._verified_ms: int | None = None
         self._cursor = ZERO
 
@@ -92,17 +91,11 @@ class Acknowledged:
             else:
                 tail.runs.append(run)
                 self._count += 1
-        tail.highest = max(tail.highest, positions[-1])
         if self._count > self._most:
             self._count = sum(map(len, self.tails.values()))
             while self._count > self._most and tail.runs:
                 self.forgotten += len(tail.runs.popleft())
                 self._count -= 1
-
-    def highest(self, at: TopicPartition) -> Position:
-        """The last position anybody was told of here; ZERO when nobody was."""
-        tail = self.tails.get(at)
-        return ZERO if tail is None else tail.highest
 
     def keep_only(self, partitions: Collection[TopicPartition]) -> None:
         """Forget partitions that are gone."""

@@ -39,8 +39,10 @@ async def filled(database_url: str) -> str:
         await store.query(
             "INSERT INTO openstream.event_log (topic_id, partition, generation, idx, keep, ms, seq, event_type, "
             "partition_key, payload, timestamp_ms) "
-            "SELECT %s, 0, 0, 0, 0, (%s + n / %s) * 86400000::bigint + n %% %s / 5, n %% 5, 'order.created', 'user-' || n %% %s, convert_to('{\"number\": ' || n || ', \"fill\": \"' || "
-            "repeat('x', 80) || '\"}', 'UTF8'), n FROM generate_series(0, %s) AS n",
+            "SELECT %s, 0, 0, 0, 0, (%s + n / %s) * 86400000::bigint + n %% %s / 5, n %% 5, 'order.created', "
+            "'user-' || n %% %s, "
+            "convert_to('{\"number\": ' || n || ', \"fill\": \"' || repeat('x', 80) || '\"}', 'UTF8'), n "
+            "FROM generate_series(0, %s) AS n",
             *(topic.id, FIRST_DAY, A_DAY, A_DAY, KEYS, EVENTS - 1),
         )
         await store.query(

@@ -1,5 +1,5 @@
 """The main job: 8 producers, 4 consumers of one group, 2 or 3 nodes. Nothing may be lost, doubled or reordered,
-whatever happens in the middle. `make chaos` does it at full size, 200,000 events."""
+whatever happens in the middle. `make chaos-long` does it at full size, 200,000 events."""
 
 from __future__ import annotations
 

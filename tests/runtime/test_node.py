@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import anyio
 import pytest
 
 from openstream_runtime import node
-from openstream_runtime.domain.errors import OutcomeUnknown, Unavailable
 from openstream_runtime.settings import Settings
 
 TESTS = Path(__file__).parents[1]
@@ -239,48 +237,6 @@ def test_a_stop_that_hangs_is_cut_off_and_a_second_signal_does_not_wait(
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-@pytest.mark.anyio
-async def test_insisting_ends_with_success_patience_or_a_stop() -> None:
-    attempts: list[int] = []
-
-    async def third_time() -> None:
-        attempts.append(1)
-        if len(attempts) < 3:
-            raise (Unavailable if len(attempts) == 1 else OutcomeUnknown)("not yet")
-
-    assert await node.insist("it", third_time, 10, anyio.Event())
-    assert len(attempts) == 3
-
-    async def never() -> None:
-        raise Unavailable("no")
-
-    with pytest.raises(Unavailable, match="it did not answer"):
-        await node.insist("it", never, 0.1, anyio.Event())
-    stop = anyio.Event()
-    stop.set()
-    assert not await node.insist("it", never, 10, stop)
-
-    async def wrong() -> None:
-        raise ValueError("not about being away")
-
-    with pytest.raises(ValueError, match="about"):
-        await node.insist("it", wrong, 10, anyio.Event())
-
-
-@pytest.mark.anyio
-async def test_an_attempt_that_hangs_is_let_go_of_at_the_stop() -> None:
-    stop = anyio.Event()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_after, 0.05, stop.set)
-        with anyio.fail_after(5):
-            assert not await node.insist("it", anyio.sleep_forever, 60, stop)
-
-
-async def _after(seconds: float, action: Callable[[], None]) -> None:
-    await anyio.sleep(seconds)
-    action()
 
 
 @pytest.mark.anyio

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OutcomeUnknown
 from openstream_runtime.domain.history import END
 from openstream_runtime.domain.positions import Position, TopicPartition
@@ -94,7 +93,8 @@ class TrimsByLength(Broken):
 
     async def mark_persisted(self, at: TopicPartition, token: str, cursor: Position, **options: Any) -> int:
         trimmed: int = await self.port.mark_persisted(at, token, cursor, **options)
-        return trimmed + self.port._redis.stream(at).trim(END)
+        more: int = self.port._redis.stream(at).trim(END)
+        return trimmed + more
 
 
 class TrimsUnderAnyLease(Broken):

@@ -1,17 +1,19 @@
 """Checks a recorded history against what was stored: which promise was broken, how often, and examples of it.
 
-The rules are those a log's users rely on; the names C1 to C11 are the project's own list of them. An event is ok
+The rules are those a log's users rely on; the names C1 to C14 are the project's own list of them. An event is ok
 (answered with a position), failed (told that it was not kept), or unknown (it may be there, once, and without a promise
-about its order).
+about its order). What clients cannot see, C12 to C14, needs evidence of other witnesses (`support.evidence`).
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from support.dumps import PgDump, RedisDump
+from support.evidence import Evidence, recovery_of
 from support.history import Delivered, Ev, History, Id, Outcome, Read, Seen, Sent, show_id
 
 EXAMPLES = 8
@@ -25,9 +27,13 @@ RULES = {
     "C7 order stored": "of one producer and key, positions follow the order in which events were sent",
     "C7 key moved": "all events of a key stand in one partition",
     "C8 order delivered": "first-hand deliveries of a group ascend inside each partition",
-    "C9 delivered again": "without faults each event is delivered exactly once",
+    "C9 delivered again": "each event is delivered once, and again only when somebody had held it for too long",
     "C10 ack ignored": "an acknowledged event is not delivered to its group again",
     "C11 hole": "Redis holds an unbroken end of each partition, and PostgreSQL all that Redis no longer has",
+    "C11 trimmed early": "whatever went from Redis was in PostgreSQL before it went",
+    "C12 fence": "who took a partition last is the only one to write it, and its cursor never goes back",
+    "C13 liveness": "after a fault all goes on by itself, and what had piled up is worked off",
+    "C14 metrics": "what the nodes counted is what happened",
     "unsettled": "the run came to its end: nothing is left that was never tried to the end",
 }
 
@@ -77,6 +83,8 @@ def check(
     calm: bool = False,
     redis_lost_acks: bool = False,
     orphan_s: float = 30.0,
+    idle_s: float | None = None,
+    evidence: Evidence | None = None,
 ) -> Report:
     """Hold the history against both dumps, which were taken after the load had ended and everything had come to rest.
 
@@ -84,7 +92,8 @@ def check(
     caught up, so it must hold everything. `calm`: no fault happened, so C9 holds. `redis_lost_acks`: a failover of
     Redis may have forgotten acknowledgements and deliveries, so C10 does not hold and what comes once more may come
     as if for the first time. `orphan_s`: how long after its client has gone a read may still have taken events (they
-    come back to the group, later than their successors).
+    come back to the group, later than their successors). `idle_s`: how long somebody may hold what was given to him
+    before it is given to others; None: no such bound. `evidence`: what others saw.
     """
     run = _Run(history, redis_dump, pg_dump)
     run.lost(persisted=persisted)
@@ -102,7 +111,14 @@ def check(
             run.delivered_again(group)
         if not redis_lost_acks:
             run.acks_ignored(group)
+            if idle_s is not None:
+                run.taken_away(group, idle_s)
     run.unsettled()
+    if evidence is not None:
+        run.trimmed_early(evidence)
+        run.fenced(evidence)
+        run.recovered(evidence, groups)
+        run.counted(evidence, calm=calm)
     found = [violation for violation in run.found.values() if violation.count]
     notes = [f"{at - history.began:8.2f} s  {text}" for at, text in history.notes]
     return Report(found, run.figures(groups), notes)
@@ -317,6 +333,18 @@ class _Run:
             if ack.group == group and ack.ok and ack.acked != len(ack.items):
                 self._add("C9 delivered again", f"{group}/{ack.consumer} acked {len(ack.items)}, {ack.acked} counted")
 
+    def taken_away(self, group: str, idle_s: float) -> None:
+        """Who got an event holds it for that long. From the moment he asked, that is: he may have got it at once."""
+        held: dict[tuple[int, Id], tuple[float, str]] = {}
+        for read in sorted((read for read in self.history.reads if read.group == group), key=lambda read: read.ended):
+            for item in read.items:
+                place = (item.seen.partition, item.seen.id)
+                since, who = held.get(place, (-idle_s, ""))
+                if (after := read.ended - since) < idle_s:
+                    told = f"came to {group}/{read.consumer} {after:.3f} s after {who} had asked for it"
+                    self._add("C9 delivered again", f"{_item(item)} {told}")
+                held[place] = (read.invoked, read.consumer)
+
     def acks_ignored(self, group: str) -> None:
         acked: dict[tuple[int, Id], float] = {}
         for ack in self.history.acks:
@@ -331,6 +359,59 @@ class _Run:
                 if since is not None and read.invoked > since:
                     late = f"{read.invoked - since:.3f} s after its acknowledgement"
                     self._add("C10 ack ignored", f"{_item(item)} was read by {group}/{read.consumer} {late}")
+
+    # -------------------------------------------------------------------------------- what other witnesses have seen
+
+    def trimmed_early(self, evidence: Evidence) -> None:
+        known = {partition: set(copies) for partition, copies in self.log.items()}
+        for ev in self.history.with_outcome(Outcome.OK):
+            sent = self.sent[ev]
+            if sent.partition is not None and sent.id is not None:
+                known.setdefault(sent.partition, set()).add(sent.id)  # wherever it is now
+        in_order = {partition: sorted(ids) for partition, ids in known.items()}
+        for look in evidence.looks:
+            ids = in_order.get(look.partition, [])
+            gone = bisect_left(ids, look.first)
+            persisted = evidence.persisted_at(look.partition, look.at)
+            if gone and ids[gone - 1] > persisted:
+                when = f"{look.at - self.history.began:.2f} s"
+                told = f"{show_id(ids[gone - 1])} was gone and PostgreSQL stood at {show_id(persisted)}"
+                self._add("C11 trimmed early", f"after {when}: {look.partition}/{told}")
+
+    def fenced(self, evidence: Evidence) -> None:
+        epochs: dict[int, int] = {}
+        for move in evidence.moves:
+            where = f"{move.partition}/{show_id(move.after)} after {move.at - self.history.began:.2f} s"
+            if move.epoch < epochs.get(move.partition, 0):
+                self._add("C12 fence", f"epoch {move.epoch} wrote {where}, behind epoch {epochs[move.partition]}")
+            epochs[move.partition] = max(move.epoch, epochs.get(move.partition, 0))
+            if not move.is_by_owner:
+                self._add("C12 fence", f"`{move.writer}` wrote {where}, which {move.owner} had taken (e{move.epoch})")
+            if move.after < move.before:
+                self._add("C12 fence", f"`{move.writer}` put the cursor back from {show_id(move.before)} to {where}")
+
+    def recovered(self, evidence: Evidence, groups: Sequence[str]) -> None:
+        if evidence.healed is None:
+            return
+        told = recovery_of(self.history, evidence, groups)
+        for what, took, bound in (
+            ("the first event was answered", told.first_ok_s, evidence.first_ok_s),
+            ("everything from before was delivered and persisted", told.drained_s, evidence.drained_s),
+        ):
+            if took is None or took > bound:
+                self._add("C13 liveness", f"{what} {'never' if took is None else f'after {took:.1f} s'}; {bound:.0f} s")
+
+    def counted(self, evidence: Evidence, *, calm: bool) -> None:
+        if evidence.counted is None:
+            return
+        appended, persisted = evidence.counted
+        ok, unknown = (sum(1 for _ in self.history.with_outcome(one)) for one in (Outcome.OK, Outcome.UNKNOWN))
+        rows = sum(len(found) for found in self.pg.values())
+        if not ok <= appended <= ok + unknown:
+            self._add("C14 metrics", f"{ok} events were answered, {unknown} are unknown; {appended} were counted")
+        # A commit whose answer was lost is not counted.
+        if persisted > rows or (calm and persisted != rows):
+            self._add("C14 metrics", f"{rows} events are in PostgreSQL, {persisted} were counted")
 
     # -------------------------------------------------------------------------------------------------- the rest
 

@@ -47,6 +47,7 @@ class Servers(Protocol):
 class _Node:
     port: int
     log: Path
+    environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
     paused: bool = False
 
@@ -61,9 +62,13 @@ class Cluster:
         *,
         nodes: int = 2,
         environment: Mapping[str, str] | None = None,
+        each: Sequence[Mapping[str, str]] = (),
         command: Sequence[str] = (sys.executable, "-m", "openstream_ops", "node"),
     ) -> None:
-        """`environment` is added to what a development node needs, and wins; `command` gets `--host` and `--port`."""
+        """`environment` is added to what a development node needs, and wins; `command` gets `--host` and `--port`.
+
+        `each`: more of the environment, for every node its own.
+        """
         self._command = command
         guard = getattr(servers, "guard", None)
         self._guard = guard if isinstance(guard, Guard) else None
@@ -87,7 +92,7 @@ class Cluster:
         for number in range(nodes):
             port = ports.pick(HOST, avoid=frozenset(taken))
             taken.add(port)
-            self._nodes.append(_Node(port, log_dir / f"node-{number}.log"))
+            self._nodes.append(_Node(port, log_dir / f"node-{number}.log", each[number] if each else {}))
 
     def __enter__(self) -> Self:
         try:
@@ -173,7 +178,7 @@ class Cluster:
         with node.log.open("ab") as log:
             node.process = subprocess.Popen(
                 [*self._command, "--host", HOST, "--port", str(node.port)],
-                env=self._environment,
+                env={**self._environment, **node.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

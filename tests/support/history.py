@@ -6,15 +6,13 @@ in an answer, in Redis or in PostgreSQL. Memory: about 400 bytes an event and 15
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 #: Milliseconds and sequence: a stream id.
 Id = tuple[int, int]
@@ -91,6 +89,20 @@ class Ack:
     acked: int | None = None
 
 
+class Recorder(Protocol):
+    """Is told everything as it happens: `support.journal`."""
+
+    def sent(self, ev: Ev, sent: Sent) -> None: ...
+
+    def settled(self, ev: Ev, sent: Sent) -> None: ...
+
+    def began(self, what: Read | Ack) -> None: ...
+
+    def ended(self, what: Read | Ack) -> None: ...
+
+    def noted(self, at: float, text: str) -> None: ...
+
+
 @dataclass(slots=True)
 class History:
     """Everything of one run on one topic. Written to by the tasks of one event loop."""
@@ -106,15 +118,18 @@ class History:
     clock: Callable[[], float] = time.monotonic
     #: For each group, what some consumer of it has got; kept up to date by `saw`.
     delivered: dict[str, set[Ev]] = field(default_factory=dict)
+    recorder: Recorder | None = None
 
     # ---- producers
 
     def invoke(self, ev: Ev, key: str, payload: bytes) -> None:
-        self.sent[ev] = Sent(key, digest_of(payload), self.clock())
+        sent = self.sent[ev] = Sent(key, digest_of(payload), self.clock())
+        if self.recorder is not None:
+            self.recorder.sent(ev, sent)
 
     def succeed(self, ev: Ev, partition: int, at: Id) -> None:
-        sent = self.sent[ev]
-        sent.outcome, sent.partition, sent.id, sent.answered = Outcome.OK, partition, at, self.clock()
+        self.sent[ev].partition, self.sent[ev].id = partition, at
+        self._end(ev, Outcome.OK)
 
     def fail(self, ev: Ev) -> None:
         self._end(ev, Outcome.FAIL)
@@ -126,52 +141,45 @@ class History:
     def _end(self, ev: Ev, outcome: Outcome) -> None:
         sent = self.sent[ev]
         sent.outcome, sent.answered = outcome, self.clock()
+        if self.recorder is not None:
+            self.recorder.settled(ev, sent)
 
-    # ---- anybody
+    # ---- consumers
 
-    def note(self, text: str) -> None:
-        """Something worth reading beside the violations: a fault that began, an answer nobody expected."""
-        self.notes.append((self.clock(), text))
-
-    def with_outcome(self, outcome: Outcome) -> Iterable[Ev]:
-        return (ev for ev, sent in self.sent.items() if sent.outcome is outcome)
+    def asks(self, what: Read | Ack) -> None:
+        """A read or an acknowledgement is about to be sent."""
+        if self.recorder is not None:
+            self.recorder.began(what)
 
     def saw(self, read: Read) -> None:
         """A read has ended, with an answer or without."""
         self.reads.append(read)
         got = self.delivered.setdefault(read.group, set())
         got.update(item.seen.ev for item in read.items if item.seen.ev is not None)
+        if self.recorder is not None:
+            self.recorder.ended(read)
+
+    def acknowledged(self, ack: Ack) -> None:
+        """An acknowledgement has ended, with an answer or without."""
+        self.acks.append(ack)
+        if self.recorder is not None:
+            self.recorder.ended(ack)
+
+    # ---- anybody
+
+    def note(self, text: str) -> None:
+        """Something worth reading beside the violations: a fault that began, an answer nobody expected."""
+        at = self.clock()
+        self.notes.append((at, text))
+        if self.recorder is not None:
+            self.recorder.noted(at, text)
+
+    def with_outcome(self, outcome: Outcome) -> Iterable[Ev]:
+        return (ev for ev, sent in self.sent.items() if sent.outcome is outcome)
 
     def delivered_to(self, group: str) -> set[Ev]:
         """Every event some consumer of the group has got."""
         return self.delivered.get(group, set())
-
-    def save(self, path: Path) -> None:
-        """As JSON lines, for people, when a check has failed."""
-        with path.open("w") as file:
-
-            def write(at: float, **what: object) -> None:
-                file.write(json.dumps({"t": round(at - self.began, 4), **what}, default=_plain) + "\n")
-
-            for ev, sent in self.sent.items():
-                answered = None if sent.answered is None else round(sent.answered - self.began, 4)
-                write(
-                    sent.invoked, op="produce", ev=ev, key=sent.key, ph=sent.outcome, part=sent.partition,
-                    id=sent.id, answered=answered,
-                )  # fmt: skip
-            for read in self.reads:
-                items = [(item.seen.partition, item.seen.id, item.seen.ev, item.deliveries) for item in read.items]
-                write(
-                    read.invoked, op="claim" if read.is_claim else "read", group=read.group, cons=read.consumer,
-                    ok=read.ok, ended=round(read.ended - self.began, 4), items=items,
-                )  # fmt: skip
-            for ack in self.acks:
-                write(
-                    ack.invoked, op="ack", group=ack.group, cons=ack.consumer, ok=ack.ok,
-                    ended=round(ack.ended - self.began, 4), acked=ack.acked, items=ack.items,
-                )  # fmt: skip
-            for at, text in self.notes:
-                write(at, op="note", text=text)
 
 
 # ------------------------------------------------------------------------------------------------------- payloads
@@ -213,7 +221,3 @@ def parse_id(text: str) -> Id:
 
 def show_id(at: Id | None) -> str:
     return "nowhere" if at is None else f"{at[0]}-{at[1]}"
-
-
-def _plain(value: object) -> object:
-    return value.hex() if isinstance(value, bytes) else str(value)

@@ -201,6 +201,7 @@ class Consumer:
         what |= {"min_idle_ms": self.claim_idle_ms} if claim else {"block_ms": self.block_ms}
         invoked = time.monotonic()
         record = Read(self.group, self.name, invoked, invoked, ok=False, is_claim=claim)
+        self.history.asks(record)
         try:
             answer = await self._post("claim" if claim else "read", what, timeout=self.block_ms / 1_000 + 10)
             if answer.status == 200:
@@ -233,6 +234,7 @@ class Consumer:
         for _attempt in range(3):
             invoked = time.monotonic()
             record = Ack(self.group, self.name, invoked, invoked, ok=False, items=places)
+            self.history.asks(record)
             try:
                 answer = await self._post("ack", what, timeout=10)
                 if answer.status == 200:
@@ -241,7 +243,7 @@ class Consumer:
                     return
             finally:
                 record.ended = time.monotonic()
-                self.history.acks.append(record)
+                self.history.acknowledged(record)
             if answer.status is not None and answer.status not in (429, 503):
                 self.history.note(f"{self.group}/{self.name} ack: {answer}")
             await anyio.sleep(min(max(answer.retry_after_s, MIN_PAUSE_S), MAX_PAUSE_S))
@@ -276,6 +278,8 @@ class Plan:
     quiet_s: float = 2.0
     progress_s: float = 5.0
     seed: int = 0
+    #: Producers go on as long as what happens `during` the run does, however many `events` are left then.
+    while_during: bool = False
 
 
 async def run_load(
@@ -306,12 +310,14 @@ async def run_load(
     ]
     async with _consuming(consumers, deadline), anyio.create_task_group() as work:
         work.start_soon(_show_progress, history, plan, consumers)
-        never = anyio.Event()
+        enough = anyio.Event()
         async with anyio.create_task_group() as sources:
             for producer in producers:
-                sources.start_soon(producer.run, deadline, never)
+                sources.start_soon(producer.run, deadline, enough)
             if during is not None:
-                sources.start_soon(during)
+                await during()
+            if plan.while_during:
+                enough.set()
         drained = await _drained(history, plan, consumers, deadline)
         work.cancel_scope.cancel()
     return drained
@@ -351,8 +357,9 @@ async def _show_progress(history: History, plan: Plan, consumers: Sequence[Consu
     while True:
         await anyio.sleep(plan.progress_s)
         got = ", ".join(f"{group} {len(history.delivered_to(group))}" for group in plan.groups)
+        of = "" if plan.while_during else f" of {plan.events}"
         print(
-            f"[{history.topic}] {time.monotonic() - history.began:6.1f} s: sent {len(history.sent)} of {plan.events},"
+            f"[{history.topic}] {time.monotonic() - history.began:6.1f} s: sent {len(history.sent)}{of},"
             f" delivered {got}; {sum(consumer.got for consumer in consumers)} handed out",
             flush=True,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import redis
@@ -44,6 +45,27 @@ def last_ids(redis_url: str, topic: str, partitions: int) -> list[str]:
             else "0-0"
             for number in range(partitions)
         ]
+
+
+def last_entries(redis_url: str, topic: str, partitions: int) -> dict[int, str]:
+    """The id of the last entry of each stream that has one."""
+    found: dict[int, str] = {}
+    with redis_client(redis_url) as client:
+        for number in range(partitions):
+            entries: Any = client.xrevrange(stream(topic, number), count=1)
+            if entries:
+                found[number] = entries[0][0].decode()
+    return found
+
+
+def cursors(database_url: str, topic: str) -> dict[int, tuple[int, int]]:
+    """Up to where PostgreSQL has each partition."""
+    query = """
+        select p.partition, p.last_ms, p.last_seq from openstream.partitions p
+        join openstream.topics t on t.id = p.topic_id where t.name = %s
+    """
+    with psycopg.connect(database_url) as connection:
+        return {partition: (ms, seq) for partition, ms, seq in connection.execute(query, (topic,)).fetchall()}
 
 
 def stored(database_url: str, topic: str) -> list[tuple[int, str, bytes]]:

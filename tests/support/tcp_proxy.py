@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from socket import SO_LINGER, SOL_SOCKET
+from struct import pack
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
@@ -19,6 +21,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 _ENDS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 #: How long a cut waits for the server's answer, which it then swallows: it shows that the server has acted.
 _ANSWER_S = 5.0
+_TICK_S = 0.02
 
 
 @dataclass(slots=True)
@@ -44,13 +47,19 @@ class TcpProxy:
         self.port = 0
         #: Seconds each packet waits, in both directions.
         self.delay = 0.0
+        #: Bytes a second that pass, for each connection and direction; None: as many as come.
+        self.trickle: float | None = None
         #: New connections are accepted and closed at once.
         self.refusing = False
         self.connections = 0
         self.cuts = 0
-        self._flow = anyio.Event()
-        self._flow.set()
+        #: What moves, from clients to the server and back.
+        self._requests, self._answers = anyio.Event(), anyio.Event()
+        self._requests.set()
+        self._answers.set()
         self._cut: _Cut | None = None
+        #: Bytes of answers until the connection that carries them is reset; None: never.
+        self._reset_in: int | None = None
         self._stall_at: bytes | None = None
         self._open: set[ByteStream] = set()
 
@@ -66,13 +75,20 @@ class TcpProxy:
         """Stall everything once a client sends the pattern; the packet with it does not arrive before `resume`."""
         self._stall_at = pattern
 
-    def stall(self) -> None:
-        """Nothing moves any more, and no connection is closed."""
-        if self._flow.is_set():
-            self._flow = anyio.Event()
+    def stall(self, *, answers_only: bool = False) -> None:
+        """Nothing moves any more, or nothing that the server says, and no connection is closed."""
+        if self._answers.is_set():
+            self._answers = anyio.Event()
+        if not answers_only and self._requests.is_set():
+            self._requests = anyio.Event()
 
     def resume(self) -> None:
-        self._flow.set()
+        self._requests.set()
+        self._answers.set()
+
+    def reset_after(self, number: int) -> None:
+        """Reset (RST) the connection whose server says the byte of that number, counted over all of them from now."""
+        self._reset_in = number
 
     async def cut_all(self) -> None:
         """Close every connection that is open, at both ends."""
@@ -109,7 +125,7 @@ class TcpProxy:
                 if self._stall_at is not None and self._stall_at in data:
                     self._stall_at = None
                     self.stall()
-                await self._pass_time()
+                await self._wait(requests=True)
                 cut = self._cut
                 if cut is not None and cut.left > 0:
                     if cut.pattern in tail + data:
@@ -122,7 +138,7 @@ class TcpProxy:
                                 await link.swallowed.wait()
                         break
                     tail = (tail + data)[-len(cut.pattern) :]
-                await link.server.send(data)
+                await self._send(link.server, data)
         scope.cancel()
 
     async def _downstream(self, link: _Link, scope: anyio.CancelScope) -> None:
@@ -132,15 +148,37 @@ class TcpProxy:
                 if link.swallowed is not None:
                     link.swallowed.set()
                     continue
-                await self._pass_time()
-                await link.client.send(data)
+                await self._wait(requests=False)
+                left, self._reset_in = self._reset_in, _less(self._reset_in, len(data))
+                if left is not None and left <= len(data):
+                    self._reset_in = None
+                    self.cuts += 1
+                    await link.client.send(data[:left])
+                    # What is closed with no time to linger is reset.
+                    link.client.extra(SocketAttribute.raw_socket).setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))  # noqa: S610 - no Django here
+                    break
+                await self._send(link.client, data)
         scope.cancel()
 
-    async def _pass_time(self) -> None:
+    async def _wait(self, *, requests: bool) -> None:
         if self.delay:
             await anyio.sleep(self.delay)
-        while not self._flow.is_set():
-            await self._flow.wait()
+        while not (self._requests if requests else self._answers).is_set():
+            await (self._requests if requests else self._answers).wait()
+
+    async def _send(self, to: SocketStream, data: bytes) -> None:
+        """All at once, or in the small pieces that a trickle lets pass."""
+        while data:
+            rate = self.trickle
+            piece = len(data) if rate is None else max(1, int(rate * _TICK_S))
+            await to.send(data[:piece])
+            data = data[piece:]
+            if rate is not None:
+                await anyio.sleep(_TICK_S)
+
+
+def _less(number: int | None, by: int) -> int | None:
+    return None if number is None else number - by
 
 
 @asynccontextmanager

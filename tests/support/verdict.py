@@ -12,7 +12,9 @@ from support.partitions import count_stored, wait_for
 PERSISTED_S = 60.0
 
 
-def verdict(servers: Servers, history: History, plan: Plan, **expectations: bool) -> Report:
+def verdict(
+    servers: Servers, history: History, plan: Plan, *, calm: bool = False, redis_lost_acks: bool = False
+) -> Report:
     """What the checker says, with these expectations of it (see `check`), once everything has come to rest."""
     wanted = sum(1 for _ in history.with_outcome(Outcome.OK))
     wait_for(
@@ -26,7 +28,8 @@ def verdict(servers: Servers, history: History, plan: Plan, **expectations: bool
         dump_redis(servers.redis_url, history.topic, plan.partitions),
         dump_postgres(servers.database_url, history.topic),
         groups=plan.groups,
-        **expectations,
+        calm=calm,
+        redis_lost_acks=redis_lost_acks,
     )
     print(report)
     return report

@@ -98,6 +98,23 @@ async def test_an_unknown_partition_is_verified_and_appended_to_exactly_once(rig
     assert rig.retained(topic, 1) == ["b"]
 
 
+async def test_an_id_that_was_told_is_not_given_again_by_a_redis_that_lost_it_and_whose_clock_is_behind(
+    rig: Rig,
+) -> None:
+    topic, mailbox = await rig.topic(), box()
+    rig.redis.skew_ms = 3_600_000
+    async with running(Ingestor(rig.world, mailbox)):
+        before = await mailbox.call(request(topic, {0: ["a", "b"]}))
+        rig.redis.skew_ms = 0
+        rig.redis.lose_tail(TopicPartition(topic.name, 0), 1)
+        after = await mailbox.call(request(topic, {0: ["c"]}))
+    told, new = before[0], after[0]
+    assert isinstance(told, Appended)
+    assert isinstance(new, Appended)
+    assert new.positions[0] > told.positions[-1]
+    assert rig.retained(topic) == ["a", "c"]
+
+
 async def test_a_partition_that_stays_unverified_is_refused_after_one_more_try(rig: Rig) -> None:
     topic, mailbox = await rig.topic(), box()
     real = rig.world.log.verify

@@ -30,6 +30,18 @@ async def test_it_publishes_streams_cursors_and_memory(rig: Rig) -> None:
     assert (sample.used_memory, sample.maxmemory) == (1 << 20, 10 << 20)
 
 
+async def test_how_high_ids_stood_is_remembered_when_redis_comes_back_empty(rig: Rig) -> None:
+    topic = await rig.topic()
+    await rig.append(topic, 1, 2, 3)
+    last = rig.redis.streams[AT].last
+    async with running(Sampler(rig.world, lambda _: None)):
+        await eventually(lambda: AT in rig.world.board.sample.streams)
+        rig.redis.flush()
+        await anyio.sleep(3 * PERIOD)
+    assert rig.world.board.sample.streams[AT].length == 0
+    assert rig.world.board.heights.above(AT, rig.world.clock.monotonic()) > last
+
+
 async def test_the_rate_of_persisting_follows_what_happens(rig: Rig) -> None:
     topic = await rig.topic()
     await rig.append(topic, 1)
