@@ -13,7 +13,7 @@ import structlog
 
 from openstream_runtime.actors.board import Board
 from openstream_runtime.actors.pacing import jittered, until_told
-from openstream_runtime.domain.partitioning import owner_of
+from openstream_runtime.domain.partitioning import owners_of
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
 from supervisors import ChildSpec, Context, Supervisor, SupervisorError
@@ -58,13 +58,13 @@ class Assigner:
         if self._board.draining:
             return {}
         me = self._board.node.id
-        nodes = [node.id for node in self._board.nodes]
+        nodes = frozenset(node.id for node in self._board.nodes)
         return {
             str(at): (topic, at)
             for topic in self._board.topics.values()
             if not topic.deleting
-            for at in topic.all_partitions()
-            if owner_of(str(at), nodes) == me
+            for at, owner in zip(topic.all_partitions(), owners_of(topic.name, topic.partitions, nodes), strict=False)
+            if owner == me
         }
 
     async def _reconcile(self) -> None:

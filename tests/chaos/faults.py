@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ LONG_S = 5.0
 #: What every append of the load carries, and nothing else that a node sends to Redis.
 AN_APPEND = b'{"producer": "'
 READY_S = 30.0
+#: How long a node sleeps, and how soon all is shared evenly again.
+SLEEP_S, BALANCED_S = 60.0, 15.0
 
 
 async def nothing(_: Stage) -> None:
@@ -84,6 +87,32 @@ async def a_node_leaves_and_another_joins(stage: Stage) -> None:
     await stage.blocking(stage.cluster.wait_ready, number)
     took = await stage.blocking(lambda: wait_for(lambda: shared_by(there), "the newcomer has a share", READY_S))
     stage.note(f"a node has joined, and owned a share {took:.1f} s after it was ready")
+
+
+async def one_of_five_sleeps_one_dies_and_one_joins(stage: Stage) -> None:
+    """After each the partitions are shared evenly again, within `BALANCED_S`, without anybody's doing."""
+
+    async def even(nodes: int, since: str) -> None:
+        def shared() -> bool:
+            now = Counter(holders(stage.servers.redis_url, TOPIC, PARTITIONS))
+            return None not in now and len(now) == nodes and max(now.values()) - min(now.values()) <= 1
+
+        took = await stage.blocking(lambda: wait_for(shared, f"shared evenly by {nodes} after {since}", BALANCED_S))
+        stage.note(f"shared evenly by {nodes} nodes {took:.1f} s after {since}")
+
+    await even(5, "the start")
+    stage.cluster.pause(0)
+    wakes = current_time() + SLEEP_S
+    await even(4, "one fell asleep")
+    await stage.blocking(stage.cluster.kill, 1)
+    await even(3, "one died")
+    stage.cluster.start(1)
+    await stage.blocking(stage.cluster.wait_ready, 1)
+    await even(4, "one joined")
+    await sleep(wakes - current_time())
+    stage.cluster.resume(0)
+    stage.over()
+    await even(5, "the sleeper woke")
 
 
 async def the_clock_of_a_node_jumps(stage: Stage) -> None:

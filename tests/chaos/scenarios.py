@@ -35,6 +35,10 @@ SCENARIOS = [
     Scenario("links to postgresql stall one way", faults.answers_of_postgresql_stall, links=True, unknowns=False),
     Scenario("links to postgresql cut", faults.links_to_postgresql_are_cut, links=True, unknowns=False),
 ]
+FIVE = Scenario(
+    "five nodes: asleep for 60 s, killed, joined", faults.one_of_five_sleeps_one_dies_and_one_joins, nodes=5,
+    deadline_s=240.0,
+)  # fmt: skip
 OVERLAPPING = Scenario("all at once", faults.faults_overlap, nodes=3, links=True, valkey=SYNCED, deadline_s=200.0)
 
 

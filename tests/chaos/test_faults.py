@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chaos.scenarios import OVERLAPPING, SCENARIOS
+from chaos.scenarios import FIVE, OVERLAPPING, SCENARIOS
 from chaos.stage import Scenario, play
 from chaos.table import Table
 
@@ -27,5 +27,12 @@ async def test_every_promise_is_kept(scenario: Scenario, seed: int, tmp_path: Pa
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_every_promise_is_kept_when_faults_overlap(seed: int, tmp_path: Path, table: Table) -> None:
     played = await play(OVERLAPPING, seed, tmp_path)
+    table.add(played)
+    assert not played.wrong, f"{played.wrong}\n{played.report}"
+
+
+@pytest.mark.long
+async def test_five_nodes_share_evenly_and_one_writes_at_a_time(tmp_path: Path, table: Table) -> None:
+    played = await play(FIVE, 1, tmp_path)
     table.add(played)
     assert not played.wrong, f"{played.wrong}\n{played.report}"
