@@ -1,8 +1,8 @@
 """Rendezvous hashing: keys to partitions, partitions to nodes.
 
 Each candidate is scored by a hash of (key, candidate) and the highest score wins, so a candidate more or less moves
-only the keys that must move. Partitions go to nodes by the same scores, but no node gets more than its share. The key of
-an event maps the same way on every node and in every client: the score is xxh3_64 of `<candidate>:<key>` in UTF-8, ties
+only the keys that must move. Partitions go to nodes by the same scores, but no node gets more than its share. A
+key maps the same way on every node and in every client: the score is xxh3_64 of `<candidate>:<key>` in UTF-8, ties
 go to the lower candidate.
 """
 

@@ -113,6 +113,10 @@ def test_each_method_of_the_meter_moves_exactly_its_own_series_by_exactly_what_i
             lambda meter: meter.trimmed("orders", 3, 8),
             {'openstream_trimmed_total{partition="3",topic="orders"}': 8},
         ),
+        "lost_tail": (
+            lambda meter: meter.lost_tail("orders", 3, 6),
+            {'openstream_lost_tail_events_total{partition="3",topic="orders"}': 6},
+        ),
         "history_dropped": (lambda meter: meter.history_dropped(3), {"openstream_history_dropped_total": 3}),
         "lease": (lambda meter: meter.lease("lost"), {'openstream_lease_changes_total{change="lost"}': 1}),
         "http_request": (

@@ -28,9 +28,11 @@ def rig() -> Rig:
 
 
 async def acknowledged(rig: Rig, topic: Topic, *payloads: int) -> list[Position]:
-    """Appended, and told to a producer of this node."""
+    """Appended, and told to a producer of this node, as its ingestor does."""
+    began = rig.world.clock.monotonic()
     positions = await rig.append(topic, *payloads)
     rig.world.acknowledged.add(AT, topic.id, positions)
+    rig.world.board.heights.saw(AT, positions[-1], began)
     return positions
 
 
