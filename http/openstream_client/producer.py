@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -168,7 +167,7 @@ class Producer:
         while not lane.queue:
             await lane.more.wait()
         batch = lane.queue[0]
-        with suppress(TimeoutError), anyio.fail_after(max(0.0, batch.opened_at + self._linger - anyio.current_time())):
+        with anyio.move_on_after(max(0.0, batch.opened_at + self._linger - anyio.current_time())):
             await batch.closed.wait()
         batch.closed.set()
         lane.queue.popleft()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -177,11 +178,12 @@ def test_a_node_that_joins_takes_its_share_and_gives_it_back_when_it_leaves(
         before: list[str | None] = []
 
         def settled(nodes: int) -> bool:
-            """All partitions are owned by so many nodes, and two looks show the same."""
+            """All partitions are owned, by so many nodes in even shares, and two looks show the same."""
             now = holders(own_servers.redis_url, "t", PARTITIONS)
             same = now == before
             before[:] = now
-            return same and None not in now and len(set(now)) == nodes
+            held = Counter(now).values()
+            return same and None not in now and len(held) == nodes and max(held) - min(held) <= 1
 
         wait_for(lambda: settled(3), "three nodes share the partitions", 20)
         stop = cluster.stop(2)
@@ -193,7 +195,9 @@ def test_a_node_that_joins_takes_its_share_and_gives_it_back_when_it_leaves(
         joined = wait_for(lambda: settled(3), "three nodes share the partitions again", 20)
         of_three = list(before)
         moved = [now for was, now in zip(of_two, of_three, strict=True) if was != now]
-        assert set(moved) == {newcomer}  # nothing moves between those who stay
+        share = of_three.count(newcomer)
+        assert moved.count(newcomer) == share
+        assert len(moved) < 2 * share  # little moves between those who stay
         cluster.stop(2)
         wait_for(lambda: settled(2), "two nodes share the partitions again", 20)
         assert before == of_two
