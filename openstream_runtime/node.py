@@ -28,7 +28,9 @@ from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.produce import ingest_pool
 from openstream_runtime.log import open_log
 from openstream_runtime.patience import insist
-from openstream_runtime.ports import Meter, NodeInfo
+from openstream_runtime.ports.meter import Meter
+from openstream_runtime.ports.nodes import NodeInfo
+from openstream_runtime.ports.tracing import NO_TRACER
 from openstream_runtime.redis_url import read_url
 from openstream_runtime.reports import cluster_sample, state_of
 from openstream_runtime.settings import Settings
@@ -36,7 +38,6 @@ from openstream_runtime.store import MigrationFailed, Misconfigured, SchemaMisma
 from openstream_runtime.telemetry import exporting, logs
 from openstream_runtime.telemetry.metrics import Metrics
 from openstream_runtime.telemetry.observer import TreeObserver
-from openstream_runtime.tracing_ports import NO_TRACER
 from openstream_runtime.tree import FRONT, build_tree
 from supervisors import ChildSpec, GaveUp, SupervisorError, TreeEvent, run
 

@@ -25,7 +25,8 @@ from openstream_runtime.actors.tailer import Tailer
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendOutcome, GroupRead
+from openstream_runtime.ports.groups import GroupRead
+from openstream_runtime.ports.log import AppendOutcome
 from supervisors import Backoff, ChildSpec, Supervisor
 
 # Budgets multiply up the tree: two restarts of a persister, two of its partition, three below the root are 36 lives.

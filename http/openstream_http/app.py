@@ -35,9 +35,9 @@ from openstream_http.topics import topics
 from openstream_http.watching import watching
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.gateway.gateway import Gateway
-from openstream_runtime.ports import Clock, Meter
+from openstream_runtime.ports.meter import Clock, Meter
+from openstream_runtime.ports.tracing import NO_TRACER, Tracer
 from openstream_runtime.settings import Settings
-from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 
 #: Seconds to hand an answer to the server: a reader slower than this gets the rest never.
 RESPONSE_TIMEOUT = 60

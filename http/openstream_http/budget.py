@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from openstream_runtime.domain.errors import Overloaded
-from openstream_runtime.ports import Meter
+from openstream_runtime.ports.meter import Meter
 
 RETRY_AFTER_MS = 1_000
 

@@ -12,7 +12,7 @@ from openstream_http.budget import Budget
 from openstream_http.patience import Patience
 from openstream_http.streams import Streams
 from openstream_runtime.gateway.gateway import Gateway
-from openstream_runtime.ports import Clock, Meter
+from openstream_runtime.ports.meter import Clock, Meter
 from openstream_runtime.settings import Settings
 
 _KEY = "openstream"

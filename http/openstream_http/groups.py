@@ -28,7 +28,7 @@ from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import GroupSettings
 from openstream_runtime.gateway.preview import ResetPreview
 from openstream_runtime.gateway.results import Handout
-from openstream_runtime.ports import GroupPartition
+from openstream_runtime.ports.groups import GroupPartition
 
 _GROUPS = "/v1/topics/<topic>/groups"
 _GROUP = f"{_GROUPS}/<group>"

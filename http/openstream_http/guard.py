@@ -24,7 +24,7 @@ from openstream_http.problems import (
     Problem,
 )
 from openstream_runtime.domain.tracing import TRACEPARENT, TRACESTATE, TraceContext, parse
-from openstream_runtime.tracing_ports import NO_TRACER, Span, Tracer
+from openstream_runtime.ports.tracing import NO_TRACER, Span, Tracer
 
 MAX_PATH_BYTES = 1_024
 #: A key of 1,024 bytes in percent encoding, and what else a query says.

@@ -22,7 +22,7 @@ from openstream_http.rendering import tailed
 from openstream_runtime.actors.audience import Seat
 from openstream_runtime.domain.names import check_topic
 from openstream_runtime.gateway.gateway import Gateway
-from openstream_runtime.ports import Clock
+from openstream_runtime.ports.meter import Clock
 
 #: Seconds between two snapshots: as often as the sampler looks.
 PERIOD = 2.0

@@ -8,7 +8,7 @@ from openstream_http.app import create_app
 from openstream_http.server import HttpServer
 from openstream_runtime import node
 from openstream_runtime.gateway.gateway import Gateway
-from openstream_runtime.ports import Meter
+from openstream_runtime.ports.meter import Meter
 from openstream_runtime.settings import Settings
 from supervisors import ChildSpec
 

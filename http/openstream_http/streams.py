@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from openstream_runtime.domain.errors import Overloaded
-from openstream_runtime.ports import Meter
+from openstream_runtime.ports.meter import Meter
 
 #: A page of a stream, as events and as lines, and what its socket holds: about 1 MiB.
 MAX_STREAMS = 64

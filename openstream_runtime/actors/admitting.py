@@ -17,8 +17,8 @@ from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.producers import Admission, Turn, home_of
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
-from openstream_runtime.producer_ports import Finished, Kept
+from openstream_runtime.ports.log import Appended, AppendOutcome, Refusal, Refused, Unknown
+from openstream_runtime.ports.producers import Finished, Kept
 
 _log = structlog.get_logger(__name__)
 _UNVERIFIED = Refused(Refusal.UNVERIFIED)

@@ -14,7 +14,8 @@ import anyio
 from openstream_runtime.domain.heights import Heights
 from openstream_runtime.domain.positions import Cursor, TopicPartition
 from openstream_runtime.domain.topics import Group, Topic
-from openstream_runtime.ports import NodeInfo, StreamStats
+from openstream_runtime.ports.log import StreamStats
+from openstream_runtime.ports.nodes import NodeInfo
 
 
 class Changed:

@@ -16,7 +16,7 @@ from openstream_runtime.actors.pacing import Retry, pause, until_told
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.positions import Position, TopicPartition
-from openstream_runtime.ports import StreamStats
+from openstream_runtime.ports.log import StreamStats
 from supervisors import ChildSpec, Context
 
 _log = structlog.get_logger(__name__)

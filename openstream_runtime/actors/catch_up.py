@@ -16,7 +16,7 @@ from openstream_runtime.domain.events import Delivery, StoredEvent
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Cold, Stub
+from openstream_runtime.ports.groups import Cold, Stub
 
 _log = structlog.get_logger(__name__)
 

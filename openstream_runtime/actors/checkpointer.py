@@ -12,7 +12,8 @@ from openstream_runtime.actors.pacing import Retry, jittered, pause
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.positions import Position, TopicPartition
-from openstream_runtime.ports import Cold, GroupMark
+from openstream_runtime.ports.groups import Cold
+from openstream_runtime.ports.store import GroupMark
 from supervisors import ChildSpec, Context
 
 _log = structlog.get_logger(__name__)

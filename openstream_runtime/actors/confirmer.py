@@ -16,7 +16,7 @@ from openstream_runtime.actors.receipts import Line, Receipts, Share
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.ports import Holding
+from openstream_runtime.ports.store import Holding
 from supervisors import ChildSpec, Context
 
 _log = structlog.get_logger(__name__)

@@ -18,8 +18,8 @@ from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
 from openstream_runtime.domain.retention import Trim, trim_below
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.domain.tracing import carried_by
-from openstream_runtime.ports import FencedOff, PersistBatch
-from openstream_runtime.tracing_ports import Operation
+from openstream_runtime.ports.store import FencedOff, PersistBatch
+from openstream_runtime.ports.tracing import Operation
 from supervisors import Context
 
 _log = structlog.get_logger(__name__)

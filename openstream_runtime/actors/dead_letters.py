@@ -19,7 +19,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.replays import Mark
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, Refusal, Refused
 
 _log = structlog.get_logger(__name__)
 

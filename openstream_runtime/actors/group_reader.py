@@ -19,7 +19,7 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import Position, TopicPartition
-from openstream_runtime.ports import GroupRead
+from openstream_runtime.ports.groups import GroupRead
 from supervisors import Context, Envelope, Mailbox
 
 _log = structlog.get_logger(__name__)

@@ -19,7 +19,7 @@ from openstream_runtime.domain.errors import NotFound, OpenStreamError, Unavaila
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import GROUP_DEFAULTS, GroupSettings, Visibility
-from openstream_runtime.ports import GroupRead
+from openstream_runtime.ports.groups import GroupRead
 
 _log = structlog.get_logger(__name__)
 

@@ -22,9 +22,9 @@ from openstream_runtime.domain.positions import ZERO, TopicPartition
 from openstream_runtime.domain.producers import Admission, Once, Turn
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.domain.tracing import TraceContext
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
-from openstream_runtime.producer_ports import Kept
-from openstream_runtime.tracing_ports import Operation
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.ports.producers import Kept
+from openstream_runtime.ports.tracing import Operation
 from supervisors import Context, Envelope, Mailbox
 
 _log = structlog.get_logger(__name__)

@@ -13,7 +13,7 @@ import structlog
 from openstream_runtime.actors.pacing import Retry, jittered, pause, until_told
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from supervisors import ChildSpec, Context
 
 _log = structlog.get_logger(__name__)

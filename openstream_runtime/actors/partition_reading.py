@@ -16,7 +16,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import Span, before
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import StreamEdges
+from openstream_runtime.ports.log import StreamEdges
 
 #: Entries of Redis looked at for one page when few of them may fit. There are no more than wait for PostgreSQL.
 SCAN = 1_000

@@ -10,7 +10,8 @@ from openstream_runtime.actors.verifying import verify_all
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError, Unavailable
 from openstream_runtime.domain.topics import Group, Topic
-from openstream_runtime.ports import GroupMark, Placed
+from openstream_runtime.ports.groups import Placed
+from openstream_runtime.ports.store import GroupMark
 
 _log = structlog.get_logger(__name__)
 

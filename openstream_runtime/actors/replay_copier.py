@@ -26,8 +26,8 @@ from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.replays import Bucket, Mark, Part, Replay, copy_of, origin_of
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.domain.tracing import carried_by
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
-from openstream_runtime.tracing_ports import Operation
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.ports.tracing import Operation
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")

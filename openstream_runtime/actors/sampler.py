@@ -17,7 +17,7 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.lag import LagClock
 from openstream_runtime.domain.positions import Cursor, TopicPartition
-from openstream_runtime.ports import StreamStats
+from openstream_runtime.ports.log import StreamStats
 from supervisors import ChildSpec, Context
 
 _log = structlog.get_logger(__name__)

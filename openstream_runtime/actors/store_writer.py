@@ -6,7 +6,7 @@ import structlog
 
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import OpenStreamError
-from openstream_runtime.ports import Committed, FencedOff, PersistBatch
+from openstream_runtime.ports.store import Committed, FencedOff, PersistBatch
 from supervisors import ChildSpec, Context, Mailbox
 
 _log = structlog.get_logger(__name__)

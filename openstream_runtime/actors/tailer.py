@@ -17,7 +17,7 @@ from openstream_runtime.actors.board import Changed
 from openstream_runtime.actors.pacing import Retry, pause
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.positions import Position, TopicPartition
-from openstream_runtime.ports import Tail
+from openstream_runtime.ports.log import Tail
 from supervisors import ChildSpec, Context
 
 _log = structlog.get_logger(__name__)

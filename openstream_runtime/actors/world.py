@@ -9,23 +9,15 @@ from openstream_runtime.actors.board import Board
 from openstream_runtime.actors.receipts import Receipts
 from openstream_runtime.actors.tailer import Watch
 from openstream_runtime.domain.acknowledged import Acknowledged
-from openstream_runtime.ports import (
-    Catalog,
-    Clock,
-    EventLog,
-    EventStore,
-    GroupLog,
-    GroupPositions,
-    History,
-    Leases,
-    Members,
-    Meter,
-    Tail,
-)
-from openstream_runtime.producer_ports import Producers
-from openstream_runtime.redelivery_ports import Redrives
-from openstream_runtime.replay_ports import Replays
-from openstream_runtime.tracing_ports import NO_TRACER, Tracer
+from openstream_runtime.ports.groups import GroupLog
+from openstream_runtime.ports.log import EventLog, Tail
+from openstream_runtime.ports.meter import Clock, Meter
+from openstream_runtime.ports.nodes import Leases, Members
+from openstream_runtime.ports.producers import Producers
+from openstream_runtime.ports.redelivery import Redrives
+from openstream_runtime.ports.replays import Replays
+from openstream_runtime.ports.store import Catalog, EventStore, GroupPositions, History
+from openstream_runtime.ports.tracing import NO_TRACER, Tracer
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from openstream_runtime.domain.replays import Mark
 from openstream_runtime.domain.topics import Group, Topic
 from openstream_runtime.gateway.reading import Reading, apart
 from openstream_runtime.gateway.topics import Topics
-from openstream_runtime.ports import AppendBatch, Appended, Refusal, Refused
+from openstream_runtime.ports.log import AppendBatch, Appended, Refusal, Refused
 
 PATIENCE = 3.0  # seconds of one request
 PAGE = 100

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from openstream_runtime.actors.board import Sample
 from openstream_runtime.domain.positions import ZERO
-from openstream_runtime.ports import GroupStats, StreamStats
+from openstream_runtime.ports.log import GroupStats, StreamStats
 
 
 @dataclass(slots=True)

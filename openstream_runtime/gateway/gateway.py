@@ -34,7 +34,8 @@ from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout
 from openstream_runtime.gateway.tailing import Tailing
 from openstream_runtime.gateway.topics import Topics, numbers_of
 from openstream_runtime.gateway.watching import Watching
-from openstream_runtime.ports import AppendOutcome, GroupPartition, GroupRead
+from openstream_runtime.ports.groups import GroupPartition, GroupRead
+from openstream_runtime.ports.log import AppendOutcome
 from supervisors import NodeSnapshot
 
 

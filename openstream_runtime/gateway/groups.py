@@ -30,8 +30,8 @@ from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSetting
 from openstream_runtime.domain.tracing import carried_by
 from openstream_runtime.gateway.results import GroupCreated, Handout, ResetDone
 from openstream_runtime.gateway.topics import Topics, numbers_of
-from openstream_runtime.ports import GroupPartition, GroupRead
-from openstream_runtime.tracing_ports import Operation
+from openstream_runtime.ports.groups import GroupPartition, GroupRead
+from openstream_runtime.ports.tracing import Operation
 from supervisors import MailboxError, MailboxFull, SupervisorError
 
 _log = structlog.get_logger(__name__)

@@ -9,7 +9,7 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.names import check_consumer
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.gateway.topics import Topics, numbers_of
-from openstream_runtime.redelivery_ports import GivenBack
+from openstream_runtime.ports.redelivery import GivenBack
 
 
 class Holding:

@@ -11,7 +11,7 @@ import math
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.errors import Overloaded
 from openstream_runtime.domain.positions import TopicPartition
-from openstream_runtime.ports import Refusal
+from openstream_runtime.ports.log import Refusal
 
 SHORTEST = 1_000  # ms; Retry-After counts whole seconds
 LONGEST = 30_000

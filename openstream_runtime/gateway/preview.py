@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import GroupPartition
+from openstream_runtime.ports.groups import GroupPartition
 
 #: Events after PostgreSQL's cursor are counted by reading them, so many of a partition at most.
 MOST_UNPERSISTED = 10_000

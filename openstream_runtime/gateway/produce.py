@@ -27,8 +27,8 @@ from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.repeating import advise, refused
 from openstream_runtime.gateway.results import Ack, Produced
 from openstream_runtime.gateway.topics import Topics
-from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
-from openstream_runtime.tracing_ports import Operation
+from openstream_runtime.ports.log import Appended, AppendOutcome, Refusal, Refused, Unknown
+from openstream_runtime.ports.tracing import Operation
 from supervisors import ActorGone, CallTimeout, MailboxClosed, MailboxFull, MessageTooLarge, SupervisorError
 
 TIMEOUT = 30.0  # seconds for an append, waiting included; the log's own timeouts are a tenth of it

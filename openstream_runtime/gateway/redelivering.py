@@ -11,7 +11,7 @@ from openstream_runtime.domain.topics import Group, GroupSettings
 from openstream_runtime.gateway.dead_letters import DeadLetterDesk, LetterPage, Redriven
 from openstream_runtime.gateway.groups import Consuming
 from openstream_runtime.gateway.holding import Holding
-from openstream_runtime.redelivery_ports import GivenBack
+from openstream_runtime.ports.redelivery import GivenBack
 
 
 class Redelivering:

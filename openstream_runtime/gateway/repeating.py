@@ -15,7 +15,7 @@ from openstream_runtime.domain.errors import (
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.producers import Turn
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Refusal, Refused
+from openstream_runtime.ports.log import Refusal, Refused
 
 RETRY_MS = 1_000
 

@@ -9,7 +9,8 @@ from openstream_runtime.actors.world import World
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway.results import Check
-from openstream_runtime.ports import NodeInfo, StreamStats
+from openstream_runtime.ports.log import StreamStats
+from openstream_runtime.ports.nodes import NodeInfo
 from supervisors import NodeSnapshot
 
 

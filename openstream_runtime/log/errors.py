@@ -12,7 +12,7 @@ from typing import Any
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError, ResponseError
 
 from openstream_runtime.domain.errors import OutcomeUnknown, Unavailable
-from openstream_runtime.ports import Refusal
+from openstream_runtime.ports.log import Refusal
 
 #: What can go wrong between us and the server, connecting included. TimeoutError is an OSError.
 CONNECTION_ERRORS = (RedisError, OSError)

@@ -21,7 +21,7 @@ from openstream_runtime.log.codec import decode_entry, format_position, parse_po
 from openstream_runtime.log.lane import Lane
 from openstream_runtime.log.redelivery import RedisRedelivery, chunks, keys_of
 from openstream_runtime.log.scripts import Arg, Call, Script
-from openstream_runtime.ports import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
+from openstream_runtime.ports.groups import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
 
 #: Entries counted at most when Redis cannot tell a group's lag.
 _LAG_COUNT = 10_000

@@ -7,7 +7,7 @@ import msgspec
 from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.errors import answer
 from openstream_runtime.log.lane import Lane
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 
 
 class RedisMembers:

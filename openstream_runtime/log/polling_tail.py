@@ -18,7 +18,7 @@ from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import format_position, parse_position
 from openstream_runtime.log.errors import answer
 from openstream_runtime.log.lane import Lane
-from openstream_runtime.ports import TailNews
+from openstream_runtime.ports.log import TailNews
 
 #: Seconds between two looks at least, and how many times as long as a look takes.
 SOONEST, PART = 0.02, 8

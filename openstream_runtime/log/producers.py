@@ -19,8 +19,8 @@ from openstream_runtime.log.lane import CHUNK, Lane, side_by_side
 from openstream_runtime.log.pool import pack
 from openstream_runtime.log.replicas import Replicas
 from openstream_runtime.log.scripts import Arg, Command, Script
-from openstream_runtime.ports import AppendBatch, Appended, Refusal, Refused
-from openstream_runtime.producer_ports import Finished, Kept
+from openstream_runtime.ports.log import AppendBatch, Appended, Refusal, Refused
+from openstream_runtime.ports.producers import Finished, Kept
 
 #: What the scripts answer, beside what append.lua does.
 REFUSALS = {4: Refusal.STALE_EPOCH, 5: Refusal.CONTENT, 6: Refusal.FORGOTTEN, 7: Refusal.SEQUENCE}

@@ -15,7 +15,7 @@ from openstream_runtime.log import keys, scripts
 from openstream_runtime.log.codec import decode_entry, format_position, parse_position
 from openstream_runtime.log.lane import Lane
 from openstream_runtime.log.scripts import Arg, Call
-from openstream_runtime.redelivery_ports import GivenBack, ReleasedIdle
+from openstream_runtime.ports.redelivery import GivenBack, ReleasedIdle
 
 #: Ids of one ack or one release.
 _IDS = 1_000

@@ -20,7 +20,7 @@ from openstream_runtime.log.replicas import Replicas
 from openstream_runtime.log.servers import OneServer, SentinelServers, Servers
 from openstream_runtime.log.streams import RedisEvents
 from openstream_runtime.log.tail import RedisTail
-from openstream_runtime.ports import Tail
+from openstream_runtime.ports.log import Tail
 from openstream_runtime.redis_url import Kind, RedisUrl, read_url
 
 #: For replicas to have what was appended on disk. With `appendfsync everysec`, as is usual, it takes up to a second.

@@ -25,7 +25,7 @@ from openstream_runtime.log.pool import info_field, pack
 from openstream_runtime.log.producers import REFUSALS, append_once, kept_once
 from openstream_runtime.log.replicas import Replicas
 from openstream_runtime.log.scripts import Arg, Command
-from openstream_runtime.ports import (
+from openstream_runtime.ports.log import (
     AppendBatch,
     Appended,
     AppendOutcome,

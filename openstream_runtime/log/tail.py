@@ -17,7 +17,7 @@ from openstream_runtime.log.errors import answer, unavailable
 from openstream_runtime.log.lane import Lane
 from openstream_runtime.log.pool import pack
 from openstream_runtime.log.scripts import Command
-from openstream_runtime.ports import TailNews
+from openstream_runtime.ports.log import TailNews
 
 #: Seconds that Redis may answer late before the connection counts as dead.
 _LATE = 5.0

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import psycopg
 
 from openstream_runtime.domain.positions import Cursor, Position, TopicPartition
-from openstream_runtime.ports import Committed, FencedOff, Holding, PersistBatch
+from openstream_runtime.ports.store import Committed, FencedOff, Holding, PersistBatch
 from openstream_runtime.store import fence, rows
 from openstream_runtime.store.errors import is_missing_day, is_refused_row, unavailable
 from openstream_runtime.store.fence import Key, Verdict

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from openstream_runtime.domain.positions import Cursor, Position
-from openstream_runtime.ports import PersistBatch
+from openstream_runtime.ports.store import PersistBatch
 
 #: (topic id, partition)
 Key = tuple[int, int]

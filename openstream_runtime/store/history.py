@@ -16,7 +16,7 @@ import anyio
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import Span, last_at
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.ports import HistoryPage
+from openstream_runtime.ports.store import HistoryPage
 from openstream_runtime.store.partitions import DAY_MS, LAST_DAY, day_in
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query

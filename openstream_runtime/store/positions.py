@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.ports import GroupMark
+from openstream_runtime.ports.store import GroupMark
 from openstream_runtime.store.pool import Connection, Pool
 from openstream_runtime.store.queries import query
 

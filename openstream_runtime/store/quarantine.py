@@ -16,7 +16,7 @@ import structlog
 
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.ports import PersistBatch
+from openstream_runtime.ports.store import PersistBatch
 from openstream_runtime.store import rows
 from openstream_runtime.store.errors import is_missing_day, is_refused_row, sentence
 from openstream_runtime.store.pool import Connection

@@ -12,7 +12,7 @@ _NOTE, _SETTLE, _DONE = query("note_redrive"), query("settle_redrive"), query("r
 
 
 class PostgresRedrives:
-    """redelivery_ports.Redrives."""
+    """ports.redelivery.Redrives."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -27,7 +27,7 @@ COUNTING = 2.0
 
 
 class PostgresReplays:
-    """replay_ports.Replays."""
+    """ports.replays.Replays."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

@@ -21,9 +21,9 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerPro
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from openstream_runtime.export import Export, Signal
+from openstream_runtime.ports.tracing import NO_TRACER, Tracer
 from openstream_runtime.telemetry.outbox import Bounds, Outbox, OutboxCollector
 from openstream_runtime.telemetry.spans import LinkedSampler, OtelTracer, current_context, current_ids
-from openstream_runtime.tracing_ports import NO_TRACER, Tracer
 
 #: Loggers that speak while telemetry is sent: to send what they say would make them say more.
 _SENDING: Final = ("opentelemetry", "urllib3", "requests", "openstream_runtime.telemetry.outbox")

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from openstream_runtime.domain.positions import TopicPartition
-from openstream_runtime.ports import GroupStats, StreamStats
+from openstream_runtime.ports.log import GroupStats, StreamStats
 from openstream_runtime.telemetry.series import MOST_SERIES, OTHER
 
 

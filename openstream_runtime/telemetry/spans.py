@@ -29,7 +29,7 @@ from opentelemetry.trace.status import Status, StatusCode
 from opentelemetry.util.types import Attributes
 
 from openstream_runtime.domain.tracing import TraceContext
-from openstream_runtime.tracing_ports import MAX_LINKS, NoSpan, Operation, Span
+from openstream_runtime.ports.tracing import MAX_LINKS, NoSpan, Operation, Span
 
 #: What the conventions call each operation's type, and the kind of a span that begins with it.
 _TYPES: Final = {

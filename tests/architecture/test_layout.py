@@ -17,10 +17,6 @@ TOP_LEVEL = {
 MAY_BE_EMPTY_YET = {"ui", "benchmarks"}
 
 SOURCE_LINES, TEST_LINES = 320, 700
-#: Longer files, each with its own bound and its reason.
-LONGER: dict[str, tuple[int, str]] = {
-    "openstream_runtime/ports.py": (660, "every protocol the actors see, on one page"),
-}
 
 
 def test_the_top_of_the_repository_holds_exactly_what_it_should() -> None:
@@ -56,17 +52,10 @@ def test_no_file_is_too_long_to_be_read_at_once() -> None:
         if not name.endswith(".py") or not name.startswith((*PACKAGES.values(), "tests/", "benchmarks/")):
             continue
         bound = TEST_LINES if name.startswith(("tests/", "benchmarks/")) else SOURCE_LINES
-        bound = LONGER.get(name, (bound, ""))[0]
         lines = (ROOT / name).read_bytes().count(b"\n")
         if lines > bound:
             too_long.append(f"{name}: {lines} lines, at most {bound}")
     assert not too_long, "\n".join(too_long)
-
-
-def test_an_exception_for_length_is_there_only_while_it_is_needed() -> None:
-    for name in LONGER:
-        lines = (ROOT / name).read_bytes().count(b"\n")
-        assert lines > (TEST_LINES if name.startswith("tests/") else SOURCE_LINES), f"{name} needs none any more"
 
 
 def test_nothing_that_git_ignores_is_in_git() -> None:

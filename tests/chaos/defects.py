@@ -22,16 +22,9 @@ from openstream_runtime.log import scripts
 from openstream_runtime.log.groups import RedisGroups
 from openstream_runtime.log.scripts import Script
 from openstream_runtime.log.streams import RedisEvents
-from openstream_runtime.ports import (
-    AppendBatch,
-    Appended,
-    AppendOutcome,
-    GroupRead,
-    PersistBatch,
-    Refusal,
-    Refused,
-    Unknown,
-)
+from openstream_runtime.ports.groups import GroupRead
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, Refusal, Refused, Unknown
+from openstream_runtime.ports.store import PersistBatch
 from openstream_runtime.store import fence
 from openstream_runtime.store.fence import Key, Move, Verdict
 from openstream_runtime.telemetry.metrics import Metrics

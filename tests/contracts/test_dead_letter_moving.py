@@ -13,7 +13,7 @@ from openstream_runtime.domain.dead_letters import DeadEntry, letter_in
 from openstream_runtime.domain.errors import Unavailable
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Group, GroupSettings, Topic
-from openstream_runtime.ports import GroupLog
+from openstream_runtime.ports.groups import GroupLog
 from support.actors import make_world
 from support.log_harness import Log, appended, at, events, verified
 

@@ -9,7 +9,7 @@ import pytest
 from openstream_runtime.domain.errors import NotFound
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Appended, Refusal, Refused
+from openstream_runtime.ports.log import Appended, Refusal, Refused
 from support.log_harness import (
     PLENTY,
     Log,

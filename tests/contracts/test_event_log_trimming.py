@@ -6,7 +6,7 @@ import pytest
 
 from openstream_runtime.domain.errors import LeaseLost, Unavailable
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.ports import Appended, Refusal, Refused
+from openstream_runtime.ports.log import Appended, Refusal, Refused
 from support.log_harness import (
     Log,
     append_one,

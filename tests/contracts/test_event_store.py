@@ -10,7 +10,7 @@ import pytest
 
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import TopicSettings
-from openstream_runtime.ports import Committed, FencedOff, PersistBatch
+from openstream_runtime.ports.store import Committed, FencedOff, PersistBatch
 from support.store_harness import FakeUnderTest, StoreUnderTest, batch, event, new_topic, real_store, taken
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.ports import Committed, FencedOff, Holding
+from openstream_runtime.ports.store import Committed, FencedOff, Holding
 from openstream_runtime.store.queries import query
 from support.store_harness import (
     FakeUnderTest,

@@ -9,7 +9,7 @@ import pytest
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import ZERO, Cursor, Position
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Cold, GroupLow, GroupRead, Placed, Stub
+from openstream_runtime.ports.groups import Cold, GroupLow, GroupRead, Placed, Stub
 from support.log_harness import Log, appended, at, cursor, events, owned, verified
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.names import DEAD
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import GroupRead
-from openstream_runtime.redelivery_ports import GivenBack, ReleasedIdle
+from openstream_runtime.ports.groups import GroupRead
+from openstream_runtime.ports.redelivery import GivenBack, ReleasedIdle
 from support.log_harness import Log, appended, at, events, eventually, new_topic, verified
 
 pytestmark = pytest.mark.anyio

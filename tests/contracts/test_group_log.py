@@ -8,7 +8,7 @@ import pytest
 
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.ports import GroupPartition, GroupRead, Placed
+from openstream_runtime.ports.groups import GroupPartition, GroupRead, Placed
 from support.log_harness import Log, appended, cursor, event, events, eventually, new_topic, verified
 
 pytestmark = pytest.mark.anyio

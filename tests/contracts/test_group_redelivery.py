@@ -8,7 +8,7 @@ import pytest
 
 from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.ports import GroupRead
+from openstream_runtime.ports.groups import GroupRead
 from support.log_harness import Log, appended, event, events, eventually, new_topic, verified
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import END, Span
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic, Visibility
-from openstream_runtime.ports import GroupMark, HistoryPage
+from openstream_runtime.ports.store import GroupMark, HistoryPage
 from support import log_harness
 from support.log_harness import Log
 from support.store_harness import FakeUnderTest, StoreUnderTest, batch, event, new_topic, real_store, taken

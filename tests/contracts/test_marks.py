@@ -10,7 +10,7 @@ from openstream_runtime.domain.history import END
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.replays import Mark
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, Refusal, Refused
 from support.log_harness import PLENTY, Log, at, events, new_topic, verified
 
 pytestmark = pytest.mark.anyio

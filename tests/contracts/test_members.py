@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from support.log_harness import Log, eventually
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ import pytest
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.producers import Admission, Once, Stamp, Turn, home_of, turn_of
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
-from openstream_runtime.producer_ports import Finished, Kept
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.ports.producers import Finished, Kept
 from support.log_harness import PLENTY, Log, append_one, appended, at, cursor, event, events, new_topic, verified
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.ports import TailNews
+from openstream_runtime.ports.log import TailNews
 from support.log_harness import Log, appended, at, cursor, events, new_topic, verified
 
 pytestmark = pytest.mark.anyio

@@ -12,8 +12,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON
 
+from openstream_runtime.ports.tracing import MAX_LINKS, Operation, Tracer
 from openstream_runtime.telemetry.spans import LinkedSampler, OtelTracer
-from openstream_runtime.tracing_ports import MAX_LINKS, Operation, Tracer
 from support.fake_tracer import SAMPLED, UNSAMPLED, FakeTracer, Seen, contexts
 
 

@@ -15,7 +15,9 @@ import pytest
 from openstream_runtime.domain.errors import OutcomeUnknown
 from openstream_runtime.domain.history import END
 from openstream_runtime.domain.positions import Position, TopicPartition
-from openstream_runtime.ports import AppendBatch, AppendOutcome, Committed, GroupRead, PersistBatch, Unknown
+from openstream_runtime.ports.groups import GroupRead
+from openstream_runtime.ports.log import AppendBatch, AppendOutcome, Unknown
+from openstream_runtime.ports.store import Committed, PersistBatch
 from support.simulation import Defect, simulate
 
 SEEDS = range(10)

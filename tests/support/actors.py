@@ -25,8 +25,9 @@ from openstream_runtime.actors.world import Limits, World
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import AppendBatch, Appended, NodeInfo
-from openstream_runtime.tracing_ports import NO_TRACER, Tracer
+from openstream_runtime.ports.log import AppendBatch, Appended
+from openstream_runtime.ports.nodes import NodeInfo
+from openstream_runtime.ports.tracing import NO_TRACER, Tracer
 from supervisors import Actor, ChildSpec, Context, Supervisor, TreeEvent, run
 from supervisors.context import current_context
 from support.fake_history import FakeGroupPositions, FakeHistory

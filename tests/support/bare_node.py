@@ -16,7 +16,7 @@ from openstream_runtime import node, tree
 from openstream_runtime.domain.topics import TopicSettings
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.log.streams import RedisEvents
-from openstream_runtime.ports import Meter
+from openstream_runtime.ports.meter import Meter
 from openstream_runtime.settings import Settings
 from supervisors import Backoff, ChildSpec, Context
 

@@ -11,7 +11,7 @@ import anyio
 from openstream_runtime.actors.group_reader import GiveBack, GroupReader, Read, ReaderMailbox, positions_of
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import GroupRead
+from openstream_runtime.ports.groups import GroupRead
 from supervisors import ChildSpec
 from support.actors import Rig, supervised, tailer
 from support.fake_redis import FakeGroup

@@ -16,7 +16,8 @@ from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.pressure import Pressure
 from openstream_runtime.gateway.produce import ingest_pool
 from openstream_runtime.gateway.results import Handout
-from openstream_runtime.ports import AppendOutcome, GroupRead
+from openstream_runtime.ports.groups import GroupRead
+from openstream_runtime.ports.log import AppendOutcome
 from supervisors import Supervisor
 from support.actors import Rig, supervised, tailer
 

@@ -24,8 +24,8 @@ from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.preview import PartitionPreview, ResetPreview
 from openstream_runtime.gateway.replaying import ReplayWish
 from openstream_runtime.gateway.results import Ack, Check, GroupCreated, Handout, HistoryPage, Produced, ResetDone
-from openstream_runtime.ports import ConsumerInfo, GroupPartition
-from openstream_runtime.redelivery_ports import GivenBack
+from openstream_runtime.ports.groups import ConsumerInfo, GroupPartition
+from openstream_runtime.ports.redelivery import GivenBack
 from support.fake_replays import as_made
 
 PARTITIONS_DEFAULT = 4

@@ -8,7 +8,7 @@ from openstream_runtime.domain.events import Delivery
 from openstream_runtime.domain.history import before
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.ports import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
+from openstream_runtime.ports.groups import Cold, ConsumerInfo, GroupLow, GroupPartition, GroupRead, Placed, Stub
 from support.fake_redelivery import FakeRedelivery, condemn, end_delays, is_ours
 from support.fake_redis import FakeGroup, FakeRedis, FakeStream, Pending
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Position
-from openstream_runtime.ports import GroupMark, HistoryPage
+from openstream_runtime.ports.store import GroupMark, HistoryPage
 from support.fake_store import FakeStore
 
 

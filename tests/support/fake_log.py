@@ -20,12 +20,11 @@ from openstream_runtime.domain.names import RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.producers import MEMORY, Memory
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import (
+from openstream_runtime.ports.log import (
     AppendBatch,
     Appended,
     AppendOutcome,
     GroupStats,
-    NodeInfo,
     Refusal,
     Refused,
     StreamEdges,
@@ -33,6 +32,7 @@ from openstream_runtime.ports import (
     TailNews,
     Unknown,
 )
+from openstream_runtime.ports.nodes import NodeInfo
 from support.fake_groups import FakeGroups
 from support.fake_producers import FakeProducers, look, originals, remember
 from support.fake_redis import FakeMeta, FakeRedis

@@ -9,8 +9,8 @@ from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.producers import Admission, Memory, Once, Turn, home_of
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log.producers import PAST_REQUESTS
-from openstream_runtime.ports import AppendBatch, Appended, Refusal, Refused
-from openstream_runtime.producer_ports import Finished, Kept
+from openstream_runtime.ports.log import AppendBatch, Appended, Refusal, Refused
+from openstream_runtime.ports.producers import Finished, Kept
 from support.fake_redis import FakeRedis
 from support.remembered import FakeHome, FakeRequest, FakeShare
 

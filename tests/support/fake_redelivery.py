@@ -1,4 +1,4 @@
-"""redelivery_ports.Redelivery in memory: a part of FakeGroups, held to the real one by tests/contracts."""
+"""ports.redelivery.Redelivery in memory: a part of FakeGroups, held to the real one by tests/contracts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from openstream_runtime.domain.dead_letters import DeadEntry
 from openstream_runtime.domain.names import DEAD, DELAYED, RELEASED, RESERVED_CONSUMER_PREFIX
 from openstream_runtime.domain.positions import Position, TopicPartition
-from openstream_runtime.redelivery_ports import GivenBack, ReleasedIdle
+from openstream_runtime.ports.redelivery import GivenBack, ReleasedIdle
 from support.fake_redis import FakeGroup, FakeRedis, FakeStream
 
 

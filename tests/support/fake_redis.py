@@ -18,7 +18,7 @@ from openstream_runtime.domain.errors import OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import NewEvent, StoredEvent
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.producers import Memory
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from support.remembered import FakeHome, FakeShare, Remembered
 
 T = TypeVar("T")

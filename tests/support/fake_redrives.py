@@ -1,4 +1,4 @@
-"""Which dead letters went back, in memory: redelivery_ports.Redrives, held to the real one by tests/contracts."""
+"""Which dead letters went back, in memory: ports.redelivery.Redrives, held to the real one by tests/contracts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replay jobs in memory, over a FakeStore: replay_ports.Replays, held to the real one by tests/contracts."""
+"""Replay jobs in memory, over a FakeStore: ports.replays.Replays, held to the real one by tests/contracts."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from openstream_runtime.domain.errors import Conflict, NotFound, OutcomeUnknown,
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import GROUP_DEFAULTS, Group, GroupSettings, Topic, TopicSettings, Visibility
-from openstream_runtime.ports import Committed, FencedOff, Holding, PersistBatch
+from openstream_runtime.ports.store import Committed, FencedOff, Holding, PersistBatch
 from support.fake_redrives import FakeRedrives
 from support.fake_replays import FakeReplays
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 
 from openstream_runtime.domain.tracing import TraceContext
-from openstream_runtime.tracing_ports import MAX_LINKS, NoSpan, Operation, Span
+from openstream_runtime.ports.tracing import MAX_LINKS, NoSpan, Operation, Span
 
 #: Of a client that is recorded, and of one that is not.
 SAMPLED = TraceContext(0xA1, 0xB1, sampled=True)

@@ -12,8 +12,10 @@ import anyio
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, EventLog, GroupLog, Leases, Members, Tail
-from openstream_runtime.producer_ports import Producers
+from openstream_runtime.ports.groups import GroupLog
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, EventLog, Tail
+from openstream_runtime.ports.nodes import Leases, Members
+from openstream_runtime.ports.producers import Producers
 
 T = TypeVar("T")
 PLENTY = 1_000_000

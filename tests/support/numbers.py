@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from openstream_runtime.domain.events import Delivery, StoredEvent
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.ports import GroupStats, StreamStats
+from openstream_runtime.ports.log import GroupStats, StreamStats
 from openstream_runtime.telemetry.metrics import Metrics
 from openstream_runtime.telemetry.node_gauges import NodeState
 from openstream_runtime.telemetry.outbox import Bounds, Outbox, OutboxCollector

@@ -13,7 +13,7 @@ from openstream_runtime.domain.replays import Replay, ReplayState, origin_of
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway.replaying import Replaying, ReplayWish
 from openstream_runtime.gateway.topics import Topics
-from openstream_runtime.ports import AppendBatch, Appended
+from openstream_runtime.ports.log import AppendBatch, Appended
 from supervisors import Supervisor
 from support.actors import Rig, eventually, supervised, tailer
 from support.persisting import persisting

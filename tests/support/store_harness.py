@@ -12,9 +12,9 @@ from psycopg import AsyncConnection, sql
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import Cursor, Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import Catalog, EventStore, GroupPositions, History, PersistBatch
-from openstream_runtime.redelivery_ports import Redrives
-from openstream_runtime.replay_ports import Replays
+from openstream_runtime.ports.redelivery import Redrives
+from openstream_runtime.ports.replays import Replays
+from openstream_runtime.ports.store import Catalog, EventStore, GroupPositions, History, PersistBatch
 from openstream_runtime.store import Store, migrate, open_store
 from support.fake_history import FakeGroupPositions, FakeHistory, drop_below, raise_floor
 from support.fake_store import FakeStore

@@ -16,7 +16,8 @@ from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.gateway.groups import reader_pool
 from openstream_runtime.gateway.produce import ingest_pool
-from openstream_runtime.ports import AppendOutcome, GroupRead
+from openstream_runtime.ports.groups import GroupRead
+from openstream_runtime.ports.log import AppendOutcome
 from openstream_runtime.tree import FRONT, build_tree
 from supervisors import ChildSpec, Context, Restarting, Supervisor, run
 from support.actors import Rig

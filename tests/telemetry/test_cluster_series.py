@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.ports import GroupStats, StreamStats
+from openstream_runtime.ports.log import GroupStats, StreamStats
 from openstream_runtime.telemetry.metrics import Metrics
 from openstream_runtime.telemetry.node_gauges import MOST_MAILBOXES, NodeState
 from openstream_runtime.telemetry.sampled import ClusterSample

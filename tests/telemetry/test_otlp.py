@@ -16,9 +16,9 @@ import structlog
 
 from openstream_runtime.domain.tracing import TraceContext
 from openstream_runtime.export import Export
+from openstream_runtime.ports.tracing import NO_TRACER, Operation
 from openstream_runtime.telemetry import exporting, logs
 from openstream_runtime.telemetry.otlp import Otlp
-from openstream_runtime.tracing_ports import NO_TRACER, Operation
 from support.fake_collector import FakeCollector, black_hole
 from support.fake_tracer import SAMPLED, UNSAMPLED, contexts
 

@@ -13,7 +13,7 @@ import pytest
 from openstream_runtime.actors.assigner import RECONCILE, Assigner
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from supervisors import ChildSpec, Context, Supervisor
 from support.actors import Rig, eventually, make_world, supervised
 

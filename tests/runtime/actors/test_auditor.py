@@ -13,7 +13,7 @@ from openstream_runtime.actors.sampler import Sampler
 from openstream_runtime.actors.verifying import verify
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendBatch, Appended
+from openstream_runtime.ports.log import AppendBatch, Appended
 from supervisors import ChildSpec
 from support.actors import Rig, event, eventually, make_world, supervised
 from support.persisting import pass_time, persisting

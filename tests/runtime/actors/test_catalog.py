@@ -11,7 +11,7 @@ from openstream_runtime.actors.board import Board, Changed
 from openstream_runtime.actors.catalog import REFRESH, CatalogKeeper
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Group, Topic, TopicSettings
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from support.actors import Rig, eventually, running, supervised, tailer
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway import persisting as module
 from openstream_runtime.gateway.results import Ack
-from openstream_runtime.ports import Appended, Refusal, Refused
+from openstream_runtime.ports.log import Appended, Refusal, Refused
 from openstream_runtime.tree import FRONT
 from supervisors import Restarting
 from support.actors import Rig, event, eventually, settle

@@ -14,7 +14,7 @@ from openstream_runtime.actors.store_writer import StoreWriter, store_mailbox
 from openstream_runtime.domain.errors import Fenced, LeaseLost, Unavailable
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import PersistBatch
+from openstream_runtime.ports.store import PersistBatch
 from supervisors import Context
 from support.actors import Rig, eventually, make_world, running, supervised, tailer
 from support.persisting import pass_time

@@ -25,7 +25,7 @@ from openstream_runtime.domain.errors import NotFound, OpenStreamError, OutcomeU
 from openstream_runtime.domain.names import RELEASED
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Group
-from openstream_runtime.ports import GroupRead
+from openstream_runtime.ports.groups import GroupRead
 from supervisors import ActorGone, CallTimeout
 from support.actors import Rig, eventually, running, settle
 from support.consuming import Bench, consuming

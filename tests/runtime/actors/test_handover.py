@@ -15,7 +15,7 @@ from openstream_runtime.actors.persister import Persister
 from openstream_runtime.actors.store_writer import StoreWriter, store_mailbox
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendBatch, Appended
+from openstream_runtime.ports.log import AppendBatch, Appended
 from supervisors import ChildSpec, Supervisor, run
 from support.actors import Rig, event, eventually, make_world, run_virtual, tailer
 from support.persisting import only_trims_what_is_stored

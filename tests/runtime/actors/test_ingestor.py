@@ -15,7 +15,7 @@ from openstream_runtime.actors import verifying
 from openstream_runtime.actors.ingestor import Append, IngestMailbox, Ingestor
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
+from openstream_runtime.ports.log import Appended, AppendOutcome, Refusal, Refused, Unknown
 from supervisors import ActorGone, ChildSpec
 from support.actors import Rig, event, eventually, make_world, running, settle, supervised
 

@@ -10,7 +10,7 @@ from openstream_runtime.actors.janitor import MAINTAIN, Janitor
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from support.actors import Rig, eventually, running
 
 pytestmark = pytest.mark.anyio

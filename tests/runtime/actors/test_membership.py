@@ -7,7 +7,7 @@ import pytest
 
 from openstream_runtime.actors.membership import Membership
 from openstream_runtime.domain.errors import Unavailable
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from support.actors import Rig, eventually, make_world, running, supervised, tailer
 
 pytestmark = pytest.mark.anyio

@@ -12,7 +12,7 @@ from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import PersistBatch
+from openstream_runtime.ports.store import PersistBatch
 from support.actors import Rig
 from support.fake_history import outlive
 

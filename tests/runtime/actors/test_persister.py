@@ -9,7 +9,7 @@ import pytest
 
 from openstream_runtime.domain.positions import Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendBatch, Appended
+from openstream_runtime.ports.log import AppendBatch, Appended
 from support.actors import Rig, event, eventually, make_world, settle
 from support.persisting import one_persister, only_trims_what_is_stored, pass_time, persisting
 

@@ -15,7 +15,8 @@ from openstream_runtime.domain.replays import ReplayState
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway.replaying import Replaying, ReplayWish
 from openstream_runtime.gateway.topics import Topics
-from openstream_runtime.ports import AppendBatch, AppendOutcome, HistoryPage
+from openstream_runtime.ports.log import AppendBatch, AppendOutcome
+from openstream_runtime.ports.store import HistoryPage
 from support.actors import Rig, eventually, make_world
 from support.fake_history import outlive
 from support.persisting import persisting

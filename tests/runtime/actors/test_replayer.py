@@ -12,7 +12,7 @@ from openstream_runtime.actors import replayer as module
 from openstream_runtime.actors.replayer import Replayer
 from openstream_runtime.domain.replays import Replay, ReplayState
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import AppendBatch, AppendOutcome
+from openstream_runtime.ports.log import AppendBatch, AppendOutcome
 from support.actors import Rig, eventually, running
 from support.replaying import ask, check_once, ended, in_target, replaying, two_topics
 

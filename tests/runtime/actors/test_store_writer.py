@@ -11,7 +11,7 @@ from openstream_runtime.domain.errors import OutcomeUnknown, Unavailable
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Committed, FencedOff, PersistBatch
+from openstream_runtime.ports.store import Committed, FencedOff, PersistBatch
 from supervisors import ActorGone, CallTimeout
 from support.actors import Rig, eventually, running
 

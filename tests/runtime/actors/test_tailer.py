@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from openstream_runtime.actors.tailer import BLOCK, Tailer, Ticket, Watch
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
-from openstream_runtime.ports import TailNews
+from openstream_runtime.ports.log import TailNews
 from support.actors import Rig, eventually, make_world, run_virtual, running, supervised, tailer
 
 pytestmark = pytest.mark.anyio

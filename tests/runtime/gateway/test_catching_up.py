@@ -15,7 +15,7 @@ from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Un
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic, TopicSettings, Visibility
 from openstream_runtime.gateway.results import Handout
-from openstream_runtime.ports import Committed, PersistBatch
+from openstream_runtime.ports.store import Committed, PersistBatch
 from support.actors import Rig, eventually, make_world, run_virtual
 from support.desk import Desk, items, open_desk, payloads
 from support.fake_history import outlive

@@ -13,7 +13,7 @@ from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import GroupSettings, TopicSettings
 from openstream_runtime.gateway.groups import LATE
 from openstream_runtime.gateway.results import Handout
-from openstream_runtime.redelivery_ports import GivenBack
+from openstream_runtime.ports.redelivery import GivenBack
 from support.actors import Rig, eventually
 from support.desk import Desk, items, open_desk, payloads
 from support.redriving import set_to

@@ -18,7 +18,9 @@ from openstream_runtime.domain.topics import TopicSettings
 from openstream_runtime.gateway.flow import behind_ms, flows
 from openstream_runtime.gateway.live import POINT, REMEMBERED, Live
 from openstream_runtime.gateway.watching import Watching
-from openstream_runtime.ports import Committed, GroupStats, NodeInfo, PersistBatch, StreamStats, TailNews
+from openstream_runtime.ports.log import GroupStats, StreamStats, TailNews
+from openstream_runtime.ports.nodes import NodeInfo
+from openstream_runtime.ports.store import Committed, PersistBatch
 from support.actors import Rig, event
 from support.desk import Desk, items, open_desk
 

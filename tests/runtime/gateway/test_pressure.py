@@ -12,7 +12,7 @@ from openstream_runtime.domain.errors import Overloaded
 from openstream_runtime.domain.positions import ZERO, TopicPartition
 from openstream_runtime.domain.topics import Topic, TopicSettings
 from openstream_runtime.gateway.pressure import LONGEST, MAILBOXES, SHORTEST, Pressure
-from openstream_runtime.ports import Refusal, StreamStats
+from openstream_runtime.ports.log import Refusal, StreamStats
 from support.actors import Rig, make_world, run_virtual
 
 pytestmark = pytest.mark.anyio

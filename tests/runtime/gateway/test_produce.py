@@ -26,7 +26,7 @@ from openstream_runtime.domain.partitioning import partition_of
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.gateway import produce as module
 from openstream_runtime.gateway.results import Ack
-from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
+from openstream_runtime.ports.log import Appended, AppendOutcome, Refusal, Refused, Unknown
 from support.actors import Rig, event, eventually, make_world, settle
 from support.desk import Desk, open_desk, texts
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from openstream_runtime import ports
 from openstream_runtime.domain.errors import Gone, InvalidRequest, NotFound, Unavailable
 from openstream_runtime.domain.history import Place, Span
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway import reading as module
 from openstream_runtime.gateway.results import HistoryPage
+from openstream_runtime.ports.store import HistoryPage as StoredPage
 from support.actors import Rig, settle
 from support.desk import Desk, open_desk
 from support.fake_history import outlive
@@ -154,7 +154,7 @@ async def test_what_a_request_is_cancelled_with_does_not_reach_the_ports(rig: Ri
     topic = await filled(rig, 1)
     through: list[bool] = []
 
-    async def page(*_: object, **__: object) -> ports.HistoryPage:
+    async def page(*_: object, **__: object) -> StoredPage:
         with anyio.CancelScope(shield=True):
             try:
                 await anyio.sleep(1)

@@ -21,7 +21,8 @@ from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway import reading as module
 from openstream_runtime.gateway.reading import Reading
 from openstream_runtime.gateway.topics import Topics
-from openstream_runtime.ports import AppendBatch, Appended, PersistBatch
+from openstream_runtime.ports.log import AppendBatch, Appended
+from openstream_runtime.ports.store import PersistBatch
 from support.actors import make_world, run_virtual
 
 PARTITIONS = 2

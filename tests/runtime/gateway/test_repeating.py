@@ -20,7 +20,7 @@ from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.producers import Stamp, home_of
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.gateway.results import Ack, Produced
-from openstream_runtime.ports import PersistBatch
+from openstream_runtime.ports.store import PersistBatch
 from support.actors import Rig, make_world
 from support.desk import Desk, open_desk, texts
 from support.remembered import FakeHome

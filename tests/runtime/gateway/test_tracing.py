@@ -9,8 +9,8 @@ from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.events import NewEvent
 from openstream_runtime.domain.tracing import TraceContext
 from openstream_runtime.gateway.results import Ack
-from openstream_runtime.ports import Refusal
-from openstream_runtime.tracing_ports import MAX_LINKS, Operation
+from openstream_runtime.ports.log import Refusal
+from openstream_runtime.ports.tracing import MAX_LINKS, Operation
 from support.actors import Rig, eventually, make_world
 from support.desk import Desk, items, open_desk, payloads
 from support.fake_tracer import SAMPLED, UNSAMPLED, FakeTracer, contexts

@@ -10,7 +10,7 @@ import pytest
 from openstream_runtime.actors.sampler import Sampler
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.gateway.watching import human_bytes, stream_key
-from openstream_runtime.ports import NodeInfo
+from openstream_runtime.ports.nodes import NodeInfo
 from support.actors import Rig, event
 from support.desk import open_desk
 

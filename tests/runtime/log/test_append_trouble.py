@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 from openstream_ops.valkey import Valkey
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.log import RedisLog, open_log
-from openstream_runtime.ports import Appended, Refusal, Refused, Unknown
+from openstream_runtime.ports.log import Appended, Refusal, Refused, Unknown
 from support.log_harness import append_one, appended, at, batch, cursor, event, events, eventually, new_topic, verified
 from support.scripted_redis import CLOSE, scripted_redis
 from support.through_proxy import through_proxy

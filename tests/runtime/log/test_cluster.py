@@ -14,7 +14,7 @@ from openstream_ops.server_process import HOST
 from openstream_runtime.domain.positions import ZERO, Position, TopicPartition
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import RedisLog, open_log
-from openstream_runtime.ports import Appended, AppendOutcome, Refusal, Refused, Unknown
+from openstream_runtime.ports.log import Appended, AppendOutcome, Refusal, Refused, Unknown
 from support.log_harness import at, batch, cursor, event, events, verified
 from support.partitions import redis_client
 from support.redis_cluster import PASSWORD, RedisCluster

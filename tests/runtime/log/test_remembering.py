@@ -13,8 +13,8 @@ from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.producers import Admission, Memory, Once, Stamp, Turn, turn_of
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import RedisLog, open_log
-from openstream_runtime.ports import AppendBatch, Appended, AppendOutcome, Refusal, Refused
-from openstream_runtime.producer_ports import Finished, Kept
+from openstream_runtime.ports.log import AppendBatch, Appended, AppendOutcome, Refusal, Refused
+from openstream_runtime.ports.producers import Finished, Kept
 from support.log_harness import PLENTY, append_one, appended, event, events, verified
 
 pytestmark = pytest.mark.anyio

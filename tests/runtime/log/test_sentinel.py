@@ -12,7 +12,7 @@ import pytest
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import RedisLog, open_log
-from openstream_runtime.ports import Appended, Refusal, Refused, Unknown
+from openstream_runtime.ports.log import Appended, Refusal, Refused, Unknown
 from support.log_harness import at, batch, cursor, events, verified
 from support.partitions import redis_client, stream
 from support.sentinel import Sentinels

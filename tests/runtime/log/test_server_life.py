@@ -13,7 +13,9 @@ from openstream_ops.valkey import Valkey
 from openstream_runtime.domain.errors import LeaseLost, OutcomeUnknown, Unavailable
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.log import RedisLog, open_log
-from openstream_runtime.ports import Appended, AppendOutcome, Cold, NodeInfo, Refusal, Refused, TailNews, Unknown
+from openstream_runtime.ports.groups import Cold
+from openstream_runtime.ports.log import Appended, AppendOutcome, Refusal, Refused, TailNews, Unknown
+from openstream_runtime.ports.nodes import NodeInfo
 from support.away import away
 from support.log_harness import append_one, appended, at, cursor, event, events, new_topic, owned, verified
 from support.scripted_redis import scripted_redis

@@ -11,7 +11,8 @@ from openstream_ops.valkey import Valkey
 from openstream_runtime.domain.errors import Unavailable
 from openstream_runtime.domain.positions import ZERO
 from openstream_runtime.log import RedisLog, open_log
-from openstream_runtime.ports import NodeInfo, TailNews
+from openstream_runtime.ports.log import TailNews
+from openstream_runtime.ports.nodes import NodeInfo
 from support.log_harness import at, verified
 from support.scripted_redis import HOLD, scripted_redis
 

@@ -17,7 +17,8 @@ from openstream_runtime.domain.errors import LeaseLost
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic
 from openstream_runtime.log import RedisLog
-from openstream_runtime.ports import Appended, GroupRead
+from openstream_runtime.ports.groups import GroupRead
+from openstream_runtime.ports.log import Appended
 from support.fake_log import FakeLog
 from support.log_harness import Log, append_one, at, cursor, events, new_topic
 

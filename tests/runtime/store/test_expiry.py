@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import Committed
+from openstream_runtime.ports.store import Committed
 from openstream_runtime.store import Store, open_store
 from openstream_runtime.store.partitions import DAY_MS, Place, day_name, name_of
 from support.store_harness import RealUnderTest, batch, event

@@ -10,7 +10,7 @@ import pytest
 from openstream_runtime.domain.history import Span
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import Committed
+from openstream_runtime.ports.store import Committed
 from openstream_runtime.store import open_store
 from openstream_runtime.store.partitions import DAY_MS
 from support.store_harness import RealUnderTest, batch, event, taken

@@ -8,7 +8,7 @@ import pytest
 from openstream_runtime.domain.errors import OutcomeUnknown, Unavailable
 from openstream_runtime.domain.positions import Cursor, Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import Committed, FencedOff
+from openstream_runtime.ports.store import Committed, FencedOff
 from support.fake_store import FakeStore
 from support.store_harness import batch, event
 

@@ -14,7 +14,7 @@ import pytest
 from openstream_runtime.domain.history import END, Span
 from openstream_runtime.domain.positions import ZERO, Position
 from openstream_runtime.domain.topics import Topic, TopicSettings
-from openstream_runtime.ports import Committed
+from openstream_runtime.ports.store import Committed
 from openstream_runtime.store import open_store
 from openstream_runtime.store.queries import query
 from support.store_harness import RealUnderTest, batch, event, new_topic, taken

@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from openstream_runtime.domain.errors import OutcomeUnknown, Unavailable
 from openstream_runtime.domain.topics import TopicSettings
-from openstream_runtime.ports import Committed, FencedOff, PersistBatch
+from openstream_runtime.ports.store import Committed, FencedOff, PersistBatch
 from openstream_runtime.store import Limits
 from support.store_harness import RealUnderTest, batch, day_made, event, new_topic, real_store, taken
 from support.tcp_proxy import TcpProxy, tcp_proxy

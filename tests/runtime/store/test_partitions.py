@@ -9,7 +9,7 @@ import pytest
 
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.topics import TopicSettings
-from openstream_runtime.ports import Committed
+from openstream_runtime.ports.store import Committed
 from openstream_runtime.store import open_store
 from openstream_runtime.store.partitions import DAY_MS, LAST_DAY, Place, class_of, day_name, identifier, name_of
 from support.store_harness import RealUnderTest, batch, day_made, event, new_topic, taken

@@ -15,7 +15,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from openstream_runtime.domain.errors import OpenStreamError, OutcomeUnknown, Unavailable
-from openstream_runtime.ports import Committed
+from openstream_runtime.ports.store import Committed
 from openstream_runtime.store import Limits, open_store
 from openstream_runtime.store import pool as pool_module
 from openstream_runtime.store.pool import Connection, Pool, connect_arguments, open_pool

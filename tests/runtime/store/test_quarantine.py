@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from openstream_runtime.domain.errors import OpenStreamError
 from openstream_runtime.domain.positions import Position
-from openstream_runtime.ports import Committed
+from openstream_runtime.ports.store import Committed
 from support.store_harness import RealUnderTest, batch, day_made, event, new_topic, taken
 
 pytestmark = pytest.mark.anyio

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from openstream_runtime.domain.errors import OutcomeUnknown
 from openstream_runtime.domain.events import StoredEvent
 from openstream_runtime.domain.positions import ZERO, Cursor, Position
-from openstream_runtime.ports import Committed, FencedOff, PersistBatch
+from openstream_runtime.ports.store import Committed, FencedOff, PersistBatch
 from support.store_harness import FakeUnderTest, StoreUnderTest, batch, event, new_topic, real_store
 
 OWNERS = st.sampled_from(["a", "b", "c"])

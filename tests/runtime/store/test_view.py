@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openstream_runtime.ports import Committed
+from openstream_runtime.ports.store import Committed
 from support.store_harness import RealUnderTest, batch, event, new_topic, taken
 
 pytestmark = pytest.mark.anyio

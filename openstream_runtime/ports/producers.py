@@ -12,7 +12,7 @@ from typing import Protocol
 from openstream_runtime.domain.positions import Position
 from openstream_runtime.domain.producers import Admission, Turn
 from openstream_runtime.domain.topics import Topic
-from openstream_runtime.ports import Refused
+from openstream_runtime.ports.log import Refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What actors and the gateway see of replay jobs: rows in PostgreSQL, leased by one node at a time.
 
 The lease is for liveness and the epoch for safety: who takes a replay bumps it, and every write of an earlier owner is
-refused from then on. Raises as ports.py says.
+refused from then on. Raises as all ports do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What actors and the gateway see of events that are handed out more than once: given back, kept for longer, given up.
 
 An entry that was handed out as often as its group allows is dead: it waits in a queue beside the group, pending still,
-until it stands in the dead-letter topic. Raises as ports.py says.
+until it stands in the dead-letter topic. Raises as all ports do.
 """
 
 from __future__ import annotations
