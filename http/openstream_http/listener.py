@@ -61,6 +61,9 @@ class ServerConfig(Config):
 class KnownConnection(TCPServer):
     """A connection that its server knows of."""
 
+    #: Whether a request has come over it.
+    asked = False
+
     async def run(self) -> None:
         config = self.config
         if not isinstance(config, ServerConfig):  # a Hypercorn of somebody else in this process
@@ -93,6 +96,7 @@ class KnownConnection(TCPServer):
         await self.idle_task.stop()
 
     def _note(self, is_idle: bool) -> None:
+        self.asked = self.asked or not is_idle
         if isinstance(self.config, ServerConfig):
             self.config.idle.pop(self, None)
             if is_idle and self in self.config.connections:

@@ -31,8 +31,11 @@ _NEVER_FIRST = 5.0
 #: Seconds, and the part of the grace at most, in which every answer ends its connection. A kept one that is closed
 #: while its client sends the next request leaves that client not knowing what became of it; one told to end does not.
 GOODBYE, GOODBYE_SHARE = 1.0, 0.5
-#: Seconds, at most, in which those are served who were let in last: time to send what they came for.
-LAST_CALL = 0.5
+#: Seconds in which those are served who were let in last: who has asked before, and who came and has not asked yet.
+#: A client that is busy may take long from its connecting to its asking. The part of the grace for both, at most.
+LAST_CALL, FIRST_CALL, LAST_SHARE = 0.5, 2.0, 0.4
+#: So many looks one after the other must find nobody: who is accepted takes some turns of the loop to be known.
+SURE = 3
 #: Seconds between looks whether anybody is still connected.
 _LOOK = 0.02
 
@@ -106,8 +109,10 @@ class HttpServer:
         # Whoever stands in the queue when it is closed may have sent his request already, and would not know what
         # became of it. So first nobody is let in any more, and those who are in are served.
         let_nobody_in(queue)
-        await anyio.sleep(_LOOK)
-        await _all_left(config, min(LAST_CALL, self._grace * GOODBYE_SHARE))
+        with anyio.move_on_after(min(FIRST_CALL, self._grace * LAST_SHARE)):
+            await _all_left(config, LAST_CALL)
+            while any(not one.asked for one in config.connections):  # noqa: ASYNC110 (nor of its first request)
+                await anyio.sleep(_LOOK)
 
     async def _watch(self, ctx: Context, config: ServerConfig) -> None:
         """See to it that stopping ends."""
@@ -131,9 +136,11 @@ class HttpServer:
 
 async def _all_left(config: ServerConfig, seconds: float) -> None:
     """Return when nobody is connected any more, or after that time."""
+    looks = 0
     with anyio.move_on_after(seconds):
-        while config.connections:  # noqa: ASYNC110 (Hypercorn tells nobody that a connection has ended)
+        while looks < SURE:  # Hypercorn tells nobody that a connection has ended
             await anyio.sleep(_LOOK)
+            looks = 0 if config.connections else looks + 1
 
 
 def _config(listener: socket.socket, max_connections: int) -> ServerConfig:
