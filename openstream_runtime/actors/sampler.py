@@ -49,6 +49,7 @@ class Sampler:
         ctx.ready()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._feel_the_pulse)
+            tasks.start_soon(self._mind_the_memory)
             await self._look_around(ctx)
             tasks.cancel_scope.cancel()
 
@@ -74,23 +75,26 @@ class Sampler:
                 continue
             retry.succeeded()
             took = self._clock.monotonic() - began
-            await self._mind_the_memory(ctx, jittered(max(PERIOD, took / SHARE)))
+            await pause(ctx, jittered(max(PERIOD, took / SHARE)))
         await ctx.stopping.wait()
 
-    async def _mind_the_memory(self, ctx: Context, seconds: float) -> None:
-        """Wait so long, with an eye on the one number that must not be old."""
-        until = self._clock.monotonic() + seconds
-        while (left := until - self._clock.monotonic()) > 0 and not ctx.stopping.is_set() and not self._board.draining:
-            await pause(ctx, min(left, MEMORY))
+    async def _mind_the_memory(self) -> None:
+        """Keep an eye on the one number that must not be old, however long a look at all the rest takes."""
+        retry = Retry()
+        while not self._board.draining:
+            await anyio.sleep(MEMORY)
             try:
-                with ctx.interruptible():
-                    memory = await self._log.memory()
-                    sample = self._board.sample
-                    self._board.sample = replace(
-                        sample, used_memory=memory["used_memory"], maxmemory=memory["maxmemory"]
-                    )
+                await self._see_the_memory()
             except OpenStreamError:
-                return  # the next look says what is wrong
+                await anyio.sleep(retry.delay())  # the next look says what is wrong
+            else:
+                retry.succeeded()
+
+    async def _see_the_memory(self) -> None:
+        memory = await self._log.memory()
+        self._board.sample = replace(
+            self._board.sample, used_memory=memory["used_memory"], maxmemory=memory["maxmemory"]
+        )
 
     async def look(self) -> None:
         """Take one sample and publish it."""
@@ -99,20 +103,20 @@ class Sampler:
         self._board.heights.keep_only(streams)
         for at, stats in streams.items():
             self._board.heights.saw(at, stats.last, began)
-        memory = await self._log.memory()
         now = self._clock.monotonic()
-        last = self._board.sample
         try:
             cursors: Mapping[TopicPartition, Cursor] = await self._store.cursors()
         except OpenStreamError:
-            cursors = last.cursors  # PostgreSQL away: what Redis says is still worth publishing
+            cursors = self._board.sample.cursors  # PostgreSQL away: what Redis says is still worth publishing
+        # Last of all: backpressure counts by itself only what it took in after this is published.
+        await self._see_the_memory()
         self._lags.saw({at: stats.last for at, stats in streams.items()}, now, self._clock.now_ms())
         sample = Sample(
             taken_at=now,
             streams=streams,
             cursors=cursors,
-            used_memory=memory["used_memory"],
-            maxmemory=memory["maxmemory"],
+            used_memory=self._board.sample.used_memory,
+            maxmemory=self._board.sample.maxmemory,
             persist_rate={at: self._rate(at, stats.persisted_count, now) for at, stats in streams.items()},
             unpersisted_lag={at: self._unpersisted_lag(at, stats, now) for at, stats in streams.items()},
             group_lag={at: self._group_lag(at, stats, now) for at, stats in streams.items() if stats.groups},

@@ -27,19 +27,39 @@ class Pressure:
         #: Bytes of requests that were taken and are not answered yet, over all topics.
         self._in_flight = 0
         self._written = _Rate(world)
+        #: Of these, bytes the log has not answered for; and bytes it has, which no look at its memory has seen yet.
+        self._on_the_way = 0
+        self._unseen = 0
+        self._sample = world.board.sample
 
     def admit(self, size: int) -> None:
-        """Take a request of so many bytes in, or raise Overloaded. Pair with `done`."""
+        """Take a request of so many bytes in, or raise Overloaded. Pair with `appended`, then with `done`."""
         sample, limits = self._world.board.sample, self._world.limits
-        if sample.maxmemory and sample.used_memory > limits.redis_memory * sample.maxmemory:
+        if sample.maxmemory and self._memory() > limits.redis_memory * sample.maxmemory:
             raise self.overloaded(Refusal.MEMORY, "Redis is nearly out of memory", SHORTEST * 2)
         if self._in_flight + size > limits.mailbox_bytes * MAILBOXES:
             raise self.mailbox_full()
         self._in_flight += size
+        self._on_the_way += size
+
+    def appended(self, size: int) -> None:
+        """The log has answered for that request, whatever it said: an unknown outcome may be in its memory."""
+        self._on_the_way -= size
+        self._unseen += size
 
     def done(self, size: int) -> None:
         self._in_flight -= size
         self._written.add(size)
+
+    def _memory(self) -> int:
+        """Bytes in Redis as last seen, and what has come since: of the other nodes we take it to be as much as of us.
+
+        Without it, what the bound leaves free would have to hold all that can be written between two looks.
+        """
+        sample, nodes = self._world.board.sample, self._world.board.nodes
+        if sample is not self._sample:
+            self._sample, self._unseen = sample, 0
+        return sample.used_memory + (self._on_the_way + self._unseen) * max(1, len(nodes))
 
     def mailbox_full(self) -> Overloaded:
         rate = self._written.per_second()

@@ -92,16 +92,19 @@ class Producing:
         size = sum(event.size() for event in events)
         self._pressure.admit(size)
         try:
-            outcomes = await self._append(
-                Append(
-                    topic=topic,
-                    by_partition=by_partition,
-                    replicated=ack is Ack.REPLICATED,
-                    size=size,
-                    turn=turn,
-                    trace=None if span is None else span.context,
+            try:
+                outcomes = await self._append(
+                    Append(
+                        topic=topic,
+                        by_partition=by_partition,
+                        replicated=ack is Ack.REPLICATED,
+                        size=size,
+                        turn=turn,
+                        trace=None if span is None else span.context,
+                    )
                 )
-            )
+            finally:
+                self._pressure.appended(size)
             appended = {number: one.positions for number, one in outcomes.items() if isinstance(one, Appended)}
             if not all(isinstance(one, Appended) and one.replicated for one in outcomes.values()):
                 raise self._trouble(topic, order, outcomes, ack, turn)

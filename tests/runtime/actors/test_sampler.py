@@ -94,6 +94,17 @@ async def test_looks_that_take_long_come_less_often(rig: Rig) -> None:
     assert rig.redis.calls["stats"] <= 14
 
 
+async def test_while_postgresql_lets_it_wait_the_memory_is_still_looked_at(rig: Rig) -> None:
+    async def never() -> Any:
+        await anyio.sleep_forever()
+
+    rig.world.store.cursors = never  # type: ignore[method-assign]
+    async with running(Sampler(rig.world, lambda _: None)):
+        rig.redis.maxmemory = 10 << 20
+        await eventually(lambda: rig.world.board.sample.maxmemory == 10 << 20, within=1)
+    assert not rig.world.board.sample.streams, "that look has not ended"
+
+
 async def test_while_draining_it_asks_nobody(rig: Rig) -> None:
     async with running(Sampler(rig.world, lambda _: None)):
         rig.world.board.begin_draining()

@@ -53,6 +53,34 @@ async def test_when_redis_is_nearly_full_nothing_is_taken_in(rig: Rig) -> None:
     pressure.admit(1)
 
 
+async def test_what_came_after_the_last_look_at_the_memory_counts(rig: Rig) -> None:
+    pressure = Pressure(rig.world)
+    sampled(rig, 0, 0.0, used_memory=50, maxmemory=100)
+    for _ in range(4):
+        pressure.admit(10)
+        pressure.appended(10)
+        pressure.done(10)
+    pressure.admit(10)  # on the way, as far as anybody knows
+    with pytest.raises(Overloaded) as overloaded:
+        pressure.admit(1)
+    assert overloaded.value.facts["reason"] == "redis_memory"
+    sampled(rig, 0, 0.0, used_memory=70, maxmemory=100)  # what was written is in this; what is on the way is not
+    pressure.admit(10)
+    pressure.appended(10)
+    pressure.admit(1)
+    with pytest.raises(Overloaded):
+        pressure.admit(1)
+
+
+async def test_the_other_nodes_are_taken_to_write_as_much(rig: Rig) -> None:
+    pressure = Pressure(rig.world)
+    rig.world.board.nodes = [rig.world.board.node] * 3
+    sampled(rig, 0, 0.0, used_memory=50, maxmemory=100)
+    pressure.admit(14)
+    with pytest.raises(Overloaded):
+        pressure.admit(1)
+
+
 async def test_come_back_when_half_of_what_may_wait_is_worked_off() -> None:
     rig = make_world(max_unpersisted=10_000)
     pressure = Pressure(rig.world)
