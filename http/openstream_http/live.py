@@ -24,8 +24,8 @@ from openstream_runtime.domain.names import check_topic
 from openstream_runtime.gateway.gateway import Gateway
 from openstream_runtime.ports.meter import Clock
 
-#: Seconds between two snapshots: as often as the sampler looks.
-PERIOD = 2.0
+#: Seconds after which a snapshot comes when the sampler has not looked around again: it says how old its numbers are.
+LONGEST = 5.0
 
 live = Blueprint("live", __name__)
 
@@ -50,8 +50,9 @@ class TailQuery(schemas.Request):
 async def watch() -> Response:
     """The node in numbers, every two seconds, as server-sent events.
 
-    `history` comes first, for tokens that are not narrowed: the last quarter of an hour. Then a `snapshot` every two
-    seconds, of the topics the token covers; `?topic=` adds that topic's partitions. `bye` says why it ends: come again.
+    `history` comes first, for tokens that are not narrowed: the last quarter of an hour. Then a `snapshot`
+    whenever the node has looked around, of the topics the token covers; `?topic=` adds that topic's partitions. `bye`
+    says why it ends: come again.
     """
     who = principal()
     query = read_query(LiveQuery)
@@ -89,8 +90,9 @@ async def _snapshots(
     if everything:
         yield sse.frame("history", msgspec.json.encode(gateway.live_history()))
     while clock.monotonic() < ends:
+        mark = gateway.live_mark()
         yield sse.frame("snapshot", msgspec.json.encode(gateway.live(allows, topic=topic, everything=everything)))
-        if not await gateway.rest(min(PERIOD, ends - clock.monotonic())):
+        if not await gateway.live_news(mark, min(LONGEST, ends - clock.monotonic())):
             yield _bye("the node is draining")
             return
     yield _bye("the stream has lived long enough, or its token has")

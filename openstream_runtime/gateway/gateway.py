@@ -260,13 +260,13 @@ class Gateway(Redelivering):
         """The last minutes of the whole cluster, for charts. Never waits."""
         return self._live.history()
 
-    async def rest(self, seconds: float) -> bool:
-        """Wait so long; False, and at once, when the node is draining."""
-        board = self._world.board
-        with anyio.move_on_after(seconds):
-            while not board.draining:
-                await board.changed.mark().wait()
-        return not board.draining
+    def live_mark(self) -> anyio.Event:
+        """What to hand to `live_news`; taken before `live`."""
+        return self._live.mark()
+
+    async def live_news(self, since: anyio.Event, seconds: float) -> bool:
+        """Until there is another `live`, or for so many seconds; False, and at once, when the node is draining."""
+        return await self._live.news(since, seconds)
 
     async def tail(
         self,
@@ -297,6 +297,7 @@ class Gateway(Redelivering):
         """Readiness goes false, waiting reads and streams end, the other nodes take over. What is in flight still
         ends."""
         self._world.board.begin_draining()
+        self._live.drain()
         self._world.audience.end("the node is draining")
         self._consuming.drain()
         self._producing.drain()

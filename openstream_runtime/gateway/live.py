@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from openstream_runtime.actors.board import Sample
+import anyio
+
+from openstream_runtime.actors.board import Changed, Sample
 from openstream_runtime.actors.world import World
 from openstream_runtime.domain.positions import TopicPartition
 from openstream_runtime.domain.pulse import Pulse, quantile
@@ -42,6 +44,8 @@ class Live:
         self._history: deque[list[float | int | None]] = deque(maxlen=REMEMBERED)
         #: (monotonic seconds, lag) of each group.
         self._lags: dict[tuple[str, str], deque[tuple[float, int]]] = {}
+        #: Told of every sample, and of draining.
+        self._news = Changed()
         self._restarts: tuple[Sample, list[dict[str, Any]]] | None = None
 
     def observe(self, sample: Sample) -> None:
@@ -55,6 +59,22 @@ class Live:
         self._rejected_per_s = round(refused / elapsed, 2) if self._sample.taken_at and elapsed > 0 else 0.0
         self._sample, self._pulse = sample, pulse
         self._remember()
+        self._news.tell()
+
+    def drain(self) -> None:
+        """Whoever waits for news is not to wait for the next sample."""
+        self._news.tell()
+
+    def mark(self) -> anyio.Event:
+        """Take it before the snapshot that the next one is to follow: no sample falls in between."""
+        return self._news.mark()
+
+    async def news(self, since: anyio.Event, seconds: float) -> bool:
+        """Until there is a newer sample, or for so many seconds; False, and at once, when the node is draining."""
+        if not self._world.board.draining:
+            with anyio.move_on_after(seconds):
+                await since.wait()
+        return not self._world.board.draining
 
     def history(self) -> dict[str, Any]:
         """The last quarter of an hour of the whole cluster, as this node saw it."""

@@ -1,11 +1,18 @@
 """Which TCP ports are free, and which ones we pick for ourselves."""
 
+import contextlib
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from pathlib import Path
 
 # Below the range that Linux (32768 up) and macOS (49152 up) give to outgoing connections. A port from that range can
 # be taken by any client while its server is down for a moment, even by our own client's retry connecting to itself.
 PICK_FROM = range(20_000, 32_000)
+# The system's own chance: whoever seeds `random` for a repeatable run would have all of us find the same ports.
+_chance = random.SystemRandom()
 
 
 def is_free(host: str, port: int) -> bool:
@@ -21,12 +28,39 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
-def pick(host: str, preferred: int | None = None, avoid: frozenset[int] = frozenset()) -> int:
-    """`preferred` if it is free, otherwise a random free port."""
-    if preferred is not None and is_free(host, preferred):
+def pick(host: str, preferred: int | None = None) -> int:
+    """`preferred` if it is free, otherwise a random free port; no process that picks gets it as long as we live."""
+    if preferred is not None and is_free(host, preferred) and (preferred in _claims.ours or _claims.take(preferred)):
         return preferred
-    # Random, not the lowest: two launchers that start together should not both find the same port free.
-    for port in random.sample(PICK_FROM, k=200):
-        if port not in avoid and is_free(host, port):
+    for port in _chance.sample(PICK_FROM, k=200):
+        if port not in _claims.ours and is_free(host, port) and _claims.take(port):
             return port
     raise OSError(f"no free port between {PICK_FROM.start} and {PICK_FROM.stop - 1} on {host}")
+
+
+class _Claims:
+    """Ports that are picked and not in use yet: a server takes seconds from there to listening.
+
+    One file for all processes of a user, with a lock on the byte at the port's number: the kernel forgets it with us.
+    """
+
+    def __init__(self) -> None:
+        self.ours: set[int] = set()
+        self._file: int | None = None
+
+    def take(self, port: int) -> bool:
+        """Whether nobody else has claimed it."""
+        try:
+            if self._file is None:
+                path = Path(tempfile.gettempdir()) / f".openstream-ports-{os.getuid()}"
+                self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return True  # no place to note it: as good as it gets without
+        with contextlib.suppress(BlockingIOError, PermissionError):
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            self.ours.add(port)
+            return True
+        return False
+
+
+_claims = _Claims()

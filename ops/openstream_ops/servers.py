@@ -126,7 +126,7 @@ class EmbeddedServers:
         """The two server objects, on the ports of the last run where those are still free."""
         state = State.load(self.data_dir.state_file)
         valkey_port = ports.pick(HOST, state.valkey_port)
-        postgres_port = ports.pick(HOST, state.postgres_port, avoid=frozenset({valkey_port}))
+        postgres_port = ports.pick(HOST, state.postgres_port)
         known = state.with_ports(valkey=valkey_port, postgres=postgres_port)
         if known != state:
             known.save(self.data_dir.state_file)

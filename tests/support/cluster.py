@@ -87,12 +87,9 @@ class Cluster:
             "PYTHONFAULTHANDLER": "1",
             **(environment or {}),
         }
-        taken: set[int] = set()
         self._nodes: list[_Node] = []
         for number in range(nodes):
-            port = ports.pick(HOST, avoid=frozenset(taken))
-            taken.add(port)
-            self._nodes.append(_Node(port, log_dir / f"node-{number}.log", each[number] if each else {}))
+            self._nodes.append(_Node(ports.pick(HOST), log_dir / f"node-{number}.log", each[number] if each else {}))
 
     def __enter__(self) -> Self:
         try:

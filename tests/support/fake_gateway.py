@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 
 from openstream_runtime.actors.audience import Audience, Seat
+from openstream_runtime.actors.board import Changed
 from openstream_runtime.domain.dead_letters import DeadLetter, Reason, Redrive, dead_letter_topic
 from openstream_runtime.domain.errors import Conflict, InvalidRequest, NotFound, OpenStreamError, Unavailable
 from openstream_runtime.domain.events import Delivery, NewEvent, StoredEvent
@@ -95,7 +96,7 @@ class FakeGateway(Gateway):
         self.spans: list[tuple[Span, Place | None]] = []
         self.audience = Audience()
         self.snapshots = 0
-        self.ticks = 0
+        self._ticks = Changed()
         self._clock = _START_MS
         self._turn = 0
         self._ids = 0
@@ -115,6 +116,7 @@ class FakeGateway(Gateway):
     def drain(self) -> None:
         self.draining = True
         self.audience.end("the node is draining")
+        self._ticks.tell()
         self._tell()
 
     def events(self, topic: str) -> list[StoredEvent]:
@@ -614,17 +616,18 @@ class FakeGateway(Gateway):
     def live_history(self) -> dict[str, Any]:
         return {"fields": ["at_ms"], "points": [[1]]}
 
-    async def rest(self, seconds: float) -> bool:
+    def live_mark(self) -> anyio.Event:
+        return self._ticks.mark()
+
+    async def live_news(self, since: anyio.Event, seconds: float) -> bool:
         """Until `tick()`, so that no test waits for the clock; and never longer than asked for."""
-        turn = self.ticks
-        with anyio.move_on_after(seconds):
-            while not self.draining and self.ticks == turn:
-                await self._news.wait()
+        if not self.draining:
+            with anyio.move_on_after(seconds):
+                await since.wait()
         return not self.draining
 
     def tick(self) -> None:
-        self.ticks += 1
-        self._tell()
+        self._ticks.tell()
 
     async def tail(
         self,

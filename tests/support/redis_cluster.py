@@ -35,7 +35,6 @@ class RedisCluster:
     """Everything is made at once and started by `with`."""
 
     def __init__(self, directory: Path, *, guard: Guard | None = None) -> None:
-        taken: set[int] = set()
         options = {
             "cluster-enabled": "yes",
             "cluster-node-timeout": str(int(NODE_TIMEOUT_S * 1000)),
@@ -46,9 +45,7 @@ class RedisCluster:
         }
         self.servers: list[Valkey] = []
         for number in range(2 * PRIMARIES):
-            port = ports.pick(HOST, avoid=frozenset(taken))
-            bus = ports.pick(HOST, avoid=frozenset(taken | {port}))
-            taken |= {port, bus}
+            port, bus = ports.pick(HOST), ports.pick(HOST)
             home = directory / f"node-{number}"
             (home / "logs").mkdir(parents=True)
             server = Valkey(home, port, PASSWORD, {**options, "cluster-port": str(bus)})

@@ -70,25 +70,21 @@ class Sentinels:
     """Everything is made at once and started by `with`."""
 
     def __init__(self, directory: Path, *, replicas: int = 2, guard: Guard | None = None) -> None:
-        taken: set[int] = set()
-
-        def a_port() -> int:
-            taken.add(port := ports.pick(HOST, avoid=frozenset(taken)))
-            return port
-
         def home(name: str) -> Path:
             (place := directory / name / "logs").mkdir(parents=True)
             return place.parent
 
         common = {"masterauth": PASSWORD, "repl-diskless-sync-delay": "0", "save": '""'}
-        first = Valkey(home("primary"), a_port(), PASSWORD, common)
+        first = Valkey(home("primary"), ports.pick(HOST), PASSWORD, common)
         self.servers = [first]
         self.replicas_follow = first.port
         self._replicas = replicas
         self._make_replica: Callable[[int, int], Valkey] = lambda number, port: Valkey(
-            home(f"replica-{number}"), a_port(), PASSWORD, {**common, "replicaof": f"{HOST} {port}"}
+            home(f"replica-{number}"), ports.pick(HOST), PASSWORD, {**common, "replicaof": f"{HOST} {port}"}
         )
-        self.sentinels = [SentinelServer(home(f"sentinel-{number}"), a_port(), first.port) for number in range(3)]
+        self.sentinels = [
+            SentinelServer(home(f"sentinel-{number}"), ports.pick(HOST), first.port) for number in range(3)
+        ]
         self._guard = guard
 
     # ---- what there is

@@ -197,19 +197,24 @@ async def test_the_history_has_a_point_for_each_sample_and_an_end(rig: Rig) -> N
     assert all(len(point) == len(POINT) for point in history["points"])
 
 
-async def test_a_stream_rests_until_the_node_drains(rig: Rig) -> None:
+async def test_a_stream_waits_for_the_next_look_and_for_none_when_the_node_drains(rig: Rig) -> None:
     async with open_desk(rig) as desk:
         began = anyio.current_time()
-        assert await desk.gateway.rest(2.0)
+        assert await desk.gateway.live_news(desk.gateway.live_mark(), 2.0), "nobody looked"
         assert anyio.current_time() - began == pytest.approx(2.0, abs=0.1)
+        mark = desk.gateway.live_mark()
+        desk.gateway.observe(sample(1))
+        assert await desk.gateway.live_news(mark, 60.0), "somebody looked before we waited"
+        assert anyio.current_time() - began < 3
         async with anyio.create_task_group() as tasks:
 
-            async def rest() -> None:
-                assert not await desk.gateway.rest(60.0)
+            async def wait() -> None:
+                assert not await desk.gateway.live_news(desk.gateway.live_mark(), 60.0)
 
-            tasks.start_soon(rest)
+            tasks.start_soon(wait)
             await anyio.sleep(1)
             desk.gateway.begin_draining()
+        assert not await desk.gateway.live_news(desk.gateway.live_mark(), 60.0)
         assert anyio.current_time() - began < 5
 
 
