@@ -24,7 +24,8 @@ _log = structlog.get_logger(__name__)
 
 PERIOD = 2.0  # seconds
 MEMORY = 0.25  # seconds between looks at Redis' memory: what fills within one of these is in nobody's account
-SHARE = 0.05  # of the time: with so many partitions that a look takes long, looks come less often
+SHARE = 0.05  # of Redis' time: with so many partitions that a look takes long, looks come less often
+LONGEST = 15.0  # seconds: one look that took long may have met a server that stood still
 SMOOTHING = 0.3  # of a new rate in the published one
 PULSE = 0.5  # seconds between looks at how late the event loop is
 
@@ -40,6 +41,8 @@ class Sampler:
         self._meter = world.meter
         self._publish = publish
         self._lags = LagClock()
+        #: Seconds that Redis took for the last look. What PostgreSQL takes is waiting, not work.
+        self._took = 0.0
 
     @classmethod
     def spec(cls, world: World, publish: Callable[[Sample], None]) -> ChildSpec:
@@ -64,7 +67,6 @@ class Sampler:
         retry = Retry()
         # Not while draining: a call to a backend that is away would hold up the stop.
         while not ctx.stopping.is_set() and not self._board.draining:
-            began = self._clock.monotonic()
             try:
                 with ctx.interruptible():
                     await self.look()
@@ -74,8 +76,7 @@ class Sampler:
                 await pause(ctx, retry.delay())
                 continue
             retry.succeeded()
-            took = self._clock.monotonic() - began
-            await pause(ctx, jittered(max(PERIOD, took / SHARE)))
+            await pause(ctx, jittered(min(max(PERIOD, self._took / SHARE), LONGEST)))
         await ctx.stopping.wait()
 
     async def _mind_the_memory(self) -> None:
@@ -100,6 +101,7 @@ class Sampler:
         """Take one sample and publish it."""
         partitions, began = self._board.live_partitions(), self._clock.monotonic()
         streams = dict(zip(partitions, await self._log.stats(partitions), strict=True))
+        self._took = self._clock.monotonic() - began
         self._board.heights.keep_only(streams)
         for at, stats in streams.items():
             self._board.heights.saw(at, stats.last, began)

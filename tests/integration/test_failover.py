@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,12 @@ async def test_a_tail_that_never_reached_the_replicas_is_reported_to_the_event_a
                     link.refusing = True
                     await link.cut_all()  # what was on the way is gone, as with the machine
                     history.note(f"primary {end}")
-                    own_servers.postgres.resume()
                     await anyio.to_thread.run_sync(sentinels.wait_for_another, first)
+                    # Not before: from a primary that lives on they would persist all that it has.
+                    await anyio.to_thread.run_sync(
+                        lambda: wait_for(partial(all_have_found, cluster, 2), "the nodes hear of the other one", 30)
+                    )
+                    own_servers.postgres.resume()
 
                 async with Nodes(cluster.urls, await anyio.to_thread.run_sync(cluster.token)) as nodes:
                     drained = await run_load(history, nodes, plan, stall_and_kill)
@@ -145,7 +150,10 @@ async def test_a_tail_that_never_reached_the_replicas_is_reported_to_the_event_a
                     return told - kept
 
                 def is_reported() -> bool:
-                    return 0 < len(lost()) == sum(reported(cluster, number) for number in (0, 1))
+                    found, told_of = len(lost()), sum(reported(cluster, number) for number in (0, 1))
+                    if found != told_of:
+                        history.note(f"{found} lost, {told_of} reported")
+                    return 0 < found == told_of
 
                 await anyio.to_thread.run_sync(
                     lambda: wait_for(is_reported, "what was lost is reported, to the event", 60, every_s=0.5)
@@ -180,6 +188,11 @@ async def in_thread(servers: Any) -> AsyncIterator[None]:
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(servers.__exit__, None, None, None)
+
+
+def all_have_found(cluster: Cluster, primaries: int) -> bool:
+    """Whether every node was with so many primaries, one after the other."""
+    return all(cluster.log(number).count('"found the primary"') >= primaries for number in (0, 1))
 
 
 def reported(cluster: Cluster, number: int) -> int:

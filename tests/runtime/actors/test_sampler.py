@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from openstream_runtime.actors.board import Sample
-from openstream_runtime.actors.sampler import PERIOD, Sampler
+from openstream_runtime.actors.sampler import LONGEST, PERIOD, Sampler
 from openstream_runtime.domain.positions import TopicPartition
 from support.actors import Rig, eventually, running
 
@@ -91,7 +91,28 @@ async def test_looks_that_take_long_come_less_often(rig: Rig) -> None:
     rig.log.events.stats = slow  # type: ignore[method-assign,assignment]
     async with running(Sampler(rig.world, lambda _: None)):
         await anyio.sleep(200)
-    assert rig.redis.calls["stats"] <= 14
+    assert 10 <= rig.redis.calls["stats"] <= 17
+
+
+@pytest.mark.parametrize(("server", "stood_still"), [("redis", 30), ("postgresql", 3), ("postgresql", 30)])
+async def test_after_a_server_stood_still_there_is_a_new_look_within_seconds(
+    rig: Rig, server: str, stood_still: float
+) -> None:
+    port = rig.log.events if server == "redis" else rig.world.store
+    name = "stats" if server == "redis" else "cursors"
+    real, waits = getattr(port, name), [stood_still]
+
+    async def slow(*arguments: Any) -> Any:
+        await anyio.sleep(waits.pop() if waits else 0.0)
+        return await real(*arguments)
+
+    setattr(port, name, slow)
+    async with running(Sampler(rig.world, lambda _: None)):
+        await anyio.sleep(stood_still + 0.1)
+        assert rig.world.board.sample.taken_at
+        first = rig.redis.calls["stats"]
+        await anyio.sleep(1.2 * (LONGEST if server == "redis" else PERIOD) + 0.1)
+        assert rig.redis.calls["stats"] > first
 
 
 async def test_while_postgresql_lets_it_wait_the_memory_is_still_looked_at(rig: Rig) -> None:
