@@ -20,6 +20,7 @@ _log = structlog.get_logger(__name__)
 
 PERIOD = 1.0  # seconds: what a group acknowledged since then comes again when Redis is lost
 SHARE = 0.05  # of the time: with so many groups that a round takes long, rounds come less often
+LONGEST = 5.0  # seconds: one round that took long may have met a server that stood still
 COUNT_AGAIN = 60.0  # seconds until a count that took too long is tried again
 
 
@@ -52,7 +53,8 @@ class Checkpointer:
                 await pause(ctx, retry.delay())
                 continue
             retry.succeeded()
-            await pause(ctx, jittered(max(PERIOD, (self._world.clock.monotonic() - began) / SHARE)))
+            took = self._world.clock.monotonic() - began
+            await pause(ctx, jittered(min(max(PERIOD, took / SHARE), LONGEST)))
         await ctx.stopping.wait()
 
     async def look(self) -> None:
