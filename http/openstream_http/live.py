@@ -48,11 +48,11 @@ class TailQuery(schemas.Request):
 @permits(Role.PRODUCER, Role.CONSUMER, reach=Reach.TOPICS)
 @describes("watching", query=LiveQuery, responses={200: sse.MEDIA_TYPE}, problems=(503,))
 async def watch() -> Response:
-    """The node in numbers, every two seconds, as server-sent events.
+    """The node in numbers, about every two seconds, as server-sent events.
 
-    `history` comes first, for tokens that are not narrowed: the last quarter of an hour. Then a `snapshot`
-    whenever the node has looked around, of the topics the token covers; `?topic=` adds that topic's partitions. `bye`
-    says why it ends: come again.
+    `history` comes first, for tokens that are not narrowed: the last quarter of an hour. Then a `snapshot` whenever the
+    node has looked around, of the topics the token covers; `?topic=` adds that topic's partitions. `bye` says why it
+    ends: come again.
     """
     who = principal()
     query = read_query(LiveQuery)

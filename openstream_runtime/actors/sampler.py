@@ -23,7 +23,7 @@ from supervisors import ChildSpec, Context
 _log = structlog.get_logger(__name__)
 
 PERIOD = 2.0  # seconds
-MEMORY = 0.25  # seconds between looks at Redis' memory: what fills within one of these is in nobody's account
+MEMORY = 0.25  # seconds between looks at Redis' memory: what comes in between, backpressure can only estimate
 SHARE = 0.05  # of Redis' time: with so many partitions that a look takes long, looks come less often
 LONGEST = 15.0  # seconds: one look that took long may have met a server that stood still
 SMOOTHING = 0.3  # of a new rate in the published one

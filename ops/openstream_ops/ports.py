@@ -1,6 +1,6 @@
 """Which TCP ports are free, and which ones we pick for ourselves."""
 
-import contextlib
+import errno
 import fcntl
 import os
 import random
@@ -54,13 +54,13 @@ class _Claims:
             if self._file is None:
                 path = Path(tempfile.gettempdir()) / f".openstream-ports-{os.getuid()}"
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError:
-            return True  # no place to note it: as good as it gets without
-        with contextlib.suppress(BlockingIOError, PermissionError):
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-            self.ours.add(port)
-            return True
-        return False
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES) and self._file is not None:
+                return False
+            # Nowhere to tell others of it: then it is claimed in this process only.
+        self.ours.add(port)
+        return True
 
 
 _claims = _Claims()

@@ -6,6 +6,8 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +45,16 @@ def test_a_port_that_is_picked_is_given_to_nobody_again_and_can_be_listened_on()
     with socket.create_server((HOST, picked[0])):
         assert not ports.is_free(HOST, picked[0])
     assert ports.pick(HOST, picked[0]) == picked[0], "it is ours still"
+
+
+def test_where_claims_cannot_be_noted_one_process_still_picks_no_port_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
+    monkeypatch.setattr(ports, "_claims", ports._Claims())
+    monkeypatch.setattr(ports, "PICK_FROM", ports.PICK_FROM[:200])
+    picked = [ports.pick(HOST) for _ in range(60)]
+    assert len(set(picked)) == 60
 
 
 def test_seeded_chance_does_not_repeat_a_pick(monkeypatch: pytest.MonkeyPatch) -> None:
